@@ -1,0 +1,51 @@
+"""What a worker's answer must satisfy before the machine believes it.
+
+Each check raises RemoteProtocolError and changes nothing. The meaning of the fields is in `messages.py`.
+"""
+
+from __future__ import annotations
+
+from math import isfinite
+
+from bild_dist.errors import RemoteProtocolError
+from bild_dist.kv.prefix import Prefix
+from bild_dist.messages import Draft, Drafted, Rules, Verified, Verify
+
+
+def check_drafted(asked: Draft, reply: Drafted, line: Prefix, rules: Rules) -> None:
+    """`line` is the request's line of ids with all earlier pieces of this draft on it."""
+    fed = asked.at + len(asked.tokens)
+    written = len(line) - fed + len(reply.tokens)
+    ended = bool(reply.tokens) and reply.tokens[-1] in rules.end_ids
+    low = reply.low and reply.low_confidence < asked.stop_below
+    _require(len(reply.tokens) == len(reply.confidences), "as many confidences as tokens")
+    _require(written <= asked.limit, "no more tokens than asked for")
+    _require(all(0 <= t < rules.vocabulary for t in reply.tokens), "tokens of the vocabulary")
+    _require(all(isfinite(c) for c in reply.confidences), "finite confidences")
+    _require(not any(t in rules.end_ids for t in reply.tokens[:-1]), "nothing behind an end token")
+    _require(asked.at <= reply.length <= fed + written, "a length that its tokens explain")
+    _require(reply.passes >= 0, "a count of passes")
+    _require(
+        reply.final == (ended or low or written == asked.limit),
+        "its end exactly where there is a reason for one",
+    )
+
+
+def check_verified(asked: Verify, reply: Verified, rules: Rules) -> None:
+    """The answer to one check."""
+    count = len(asked.exact)
+    fed = asked.at + len(asked.tokens)
+    writes = asked.bonus or reply.accepted < count
+    known = 0 <= reply.token < rules.vocabulary
+    _require(0 <= reply.accepted <= count, "no more accepted tokens than checked ones")
+    _require(len(reply.distances) == min(reply.accepted + 1, count), "a distance per checked token")
+    _require(known if writes else reply.token == -1, "a token exactly where one is due")
+    _require(
+        asked.at <= reply.length <= fed - count + reply.accepted, "a length within what it accepted"
+    )
+    _require(reply.passes >= 0, "a count of passes")
+
+
+def _require(ok: bool, what: str) -> None:
+    if not ok:
+        raise RemoteProtocolError(f"a worker's answer must have {what}")

@@ -1,0 +1,58 @@
+"""A connection between one orchestrator and one worker, whatever carries it.
+
+Both ends hold a `Channel`; messages arrive whole, in order, at most once. A channel ends for good: there is no silent
+reconnection, because a worker frees the slots of a connection that ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeAlias
+
+from bild_dist.messages import Message
+
+MAX_FRAME = 4 * 1024 * 1024
+"""Largest message on any wire, bytes (gRPC's own default, made explicit on both sides)."""
+
+
+class Channel(Protocol):
+    """One end of a connection. Owned by one task that receives; any task of the same loop may send."""
+
+    async def send(self, message: Message) -> None:
+        """Hands a message to the wire.
+
+        Raises:
+            WorkerUnavailable: the connection has ended.
+            InvalidRequest: the message is larger than MAX_FRAME.
+        """
+        ...
+
+    async def receive(self) -> Message:
+        """The next message. Safe to cancel: a message is either returned or still there.
+
+        Raises:
+            WorkerUnavailable: the connection has ended; every later call says so too.
+            RemoteProtocolError: the peer sent something that is no message; the connection is closed.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Ends the connection. Idempotent; what was sent before is still delivered if the peer lives."""
+        ...
+
+
+Handler: TypeAlias = Callable[[Channel], Awaitable[None]]
+"""Called by a server in a task of its own for every connection; the connection ends when it returns."""
+
+
+class Server(Protocol):
+    """The listening end."""
+
+    @property
+    def address(self) -> str:
+        """Where it listens, with the port that the system chose where 0 was asked for."""
+        ...
+
+    async def close(self) -> None:
+        """Stops listening and ends every connection. Idempotent."""
+        ...

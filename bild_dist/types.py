@@ -1,0 +1,222 @@
+"""The words that all parts of the system share: what a user asks for and what comes back.
+
+Units: times are integer nanoseconds (suffix `_ns`), distances are natural logarithms (nats), lengths
+and positions are tokens. Position 0 is the first generated token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from bild_dist.errors import InvalidRequest
+
+
+class Role(StrEnum):
+    """Which of the two models."""
+
+    SMALL = "small"
+    LARGE = "large"
+
+
+class Mode(StrEnum):
+    """The quality dial of a request."""
+
+    BILD = "bild"
+    EXACT = "exact"
+    LARGE = "large"
+    SMALL = "small"
+
+
+class Schedule(StrEnum):
+    """When the large model runs. The text does not depend on it."""
+
+    PAPER = "paper"
+
+
+class Source(StrEnum):
+    """Which row of the decision table wrote a token."""
+
+    SMALL = "small"
+    FALLBACK = "fallback"
+    WINDOW = "window"
+    ROLLBACK = "rollback"
+    LARGE = "large"
+
+
+class FinishReason(StrEnum):
+    """Why a text ended."""
+
+    EOS = "eos"
+    LENGTH = "length"
+    STOP = "stop"
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """A hint for a misspelt name: ` (did you mean 'x'?)`, or the list of what there is."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(sorted(known))})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What one request may choose. Checked when it is made.
+
+    Raises:
+        InvalidRequest: a value is out of its range; the message names the option and the range.
+    """
+
+    mode: Mode = Mode.BILD
+    alpha_fb: float = 0.6
+    """Fallback threshold: below this top probability of the small model the large one writes.
+    In [0, 1]. Default: the setting of equal quality for unaligned pairs in the paper's table 1."""
+    alpha_rb: float = 2.0
+    """Rollback threshold, nats: a small token further than this from the large model is replaced.
+    At least 0; infinity never rolls back. Default: as for `alpha_fb`."""
+    window: int = 10
+    """Most tokens that the small model writes in a row. At least 1 (paper, section 5.1: 10)."""
+    verify_tail: bool = True
+    """Check the final run of small tokens too. False reproduces Algorithm 1 as printed."""
+    schedule: Schedule = Schedule.PAPER
+    first: Role = Role.SMALL
+    """Who may write the first token. `large` reproduces the authors' program."""
+    max_new_tokens: int = 128
+    stop: tuple[str, ...] = ()
+    deadline: float | None = None
+    """Seconds from the start of the request; None waits as long as it takes."""
+    truncate: bool = False
+    """Cut a prompt that is too long instead of refusing it."""
+    chat_template: bool = True
+    """Wrap a prompt in the model's chat template where it has one."""
+    src_lang: str | None = None
+    tgt_lang: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, kind in (("mode", Mode), ("schedule", Schedule), ("first", Role)):
+            object.__setattr__(self, name, _member(name, kind, getattr(self, name)))
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        elif isinstance(self.stop, list):
+            object.__setattr__(self, "stop", tuple(self.stop))
+        _require(
+            isinstance(self.stop, tuple) and all(isinstance(s, str) and s for s in self.stop),
+            "stop", self.stop, "one or more non-empty strings",
+        )  # fmt: skip
+        _require(_number(self.alpha_fb) and 0 <= self.alpha_fb <= 1, "alpha_fb", self.alpha_fb,
+                 "a number from 0 to 1 (for the large model's own text use mode 'exact')")  # fmt: skip
+        _require(_number(self.alpha_rb) and self.alpha_rb >= 0, "alpha_rb", self.alpha_rb,
+                 "a number of nats of at least 0")  # fmt: skip
+        _require(_whole(self.window) and self.window >= 1, "window", self.window,
+                 "a whole number of at least 1 (for the large model alone use mode 'large')")  # fmt: skip
+        _require(_whole(self.max_new_tokens) and self.max_new_tokens >= 1, "max_new_tokens",
+                 self.max_new_tokens, "a whole number of at least 1")  # fmt: skip
+        _require(
+            self.deadline is None or (_number(self.deadline) and 0 < self.deadline < math.inf),
+            "deadline", self.deadline, "a number of seconds above 0",
+        )  # fmt: skip
+        for flag in ("verify_tail", "truncate", "chat_template"):
+            _require(isinstance(getattr(self, flag), bool), flag, getattr(self, flag), "true or false")
+        for name in ("src_lang", "tgt_lang"):
+            value = getattr(self, name)
+            _require(value is None or (isinstance(value, str) and value != ""), name, value,
+                     "a language code")  # fmt: skip
+
+    def merged(self, changes: Mapping[str, Any]) -> Options:
+        """These options with some replaced.
+
+        Raises:
+            InvalidRequest: an unknown name (the nearest known one is offered) or a bad value.
+        """
+        known = [f.name for f in dataclasses.fields(self)]
+        for name in changes:
+            if name not in known:
+                raise InvalidRequest(f"unknown option {name!r}{nearest(name, known)}")
+        return dataclasses.replace(self, **changes)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _require(ok: bool, name: str, value: object, what: str) -> None:
+    if not ok:
+        raise InvalidRequest(f"{name} = {value!r} must be {what}")
+
+
+def _member(name: str, kind: type[StrEnum], value: object) -> StrEnum:
+    try:
+        return kind(value)  # type: ignore[arg-type]
+    except ValueError:
+        names = [m.value for m in kind]
+        raise InvalidRequest(f"{name} = {value!r} must be one of {', '.join(names)}") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenEvent:
+    """One token of a text, given out once it can no longer change."""
+
+    position: int
+    token: int
+    text: str
+    """Text that this token sets free. Empty while a character or a stop string is incomplete."""
+    source: Source
+    confidence: float | None
+    """Top probability of the small model here (of the model that wrote, in modes `large` and
+    `small`); None where the small model was not asked."""
+    distance: float | None
+    """-ln p_L of the token that the small model proposed here, nats; None where not checked."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Trace:
+    """What a text cost. Owned by the session that writes it; counts are exact, times measured.
+
+    A pass is one forward of a model, whatever its length; encoding and prefill of the prompt are not
+    counted as passes but their time is. `drafted` are the tokens that the small model proposed,
+    `wasted` those thrown away. `draft_ns` is time computed by the small model, `verify_ns` by the
+    large one, `queue_ns` waiting inside the workers, `wire_ns` the rest of each round trip.
+    """
+
+    small_passes: int = 0
+    large_passes: int = 0
+    drafted: int = 0
+    wasted: int = 0
+    fallbacks: int = 0
+    rollbacks: int = 0
+    windows: int = 0
+    draft_ns: int = 0
+    verify_ns: int = 0
+    queue_ns: int = 0
+    wire_ns: int = 0
+    first_token_ns: int = 0
+    wall_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A finished text."""
+
+    text: str
+    tokens: tuple[int, ...]
+    sources: tuple[Source, ...]
+    finish_reason: FinishReason
+    trace: Trace = field(default_factory=Trace)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON object of the command line, without its `id`."""
+        return {
+            "text": self.text,
+            "tokens": list(self.tokens),
+            "sources": [s.value for s in self.sources],
+            "finish_reason": self.finish_reason.value,
+            "trace": dataclasses.asdict(self.trace),
+        }

@@ -1,0 +1,1 @@
+"""The policy between the two models: sessions, connections, processes, and the command line."""

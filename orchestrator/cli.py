@@ -1,0 +1,189 @@
+"""`bild`: parses the command line and hands over. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
+
+from bild_dist import __version__, log
+from bild_dist.config import Config, OrchestratorConfig, WorkerConfig, configured
+from bild_dist.errors import BildError, ConfigError, InvalidRequest
+from bild_dist.types import Mode, Options, Role, Schedule, nearest
+
+if TYPE_CHECKING:
+    from bild_dist.orchestrator.decoder import Decoder
+
+InProcess: TypeAlias = Callable[[Config], AbstractAsyncContextManager["Decoder"]]
+
+PLANNED: Final = frozenset(
+    "--temperature --top-k --top-p --seed --on-small-loss --pair --branches --timeline".split()
+)
+"""Names that are settled for later versions; using one says so instead of guessing at a typo."""
+
+_REQUEST: Final = tuple(name for name in Options.__dataclass_fields__)
+_COMMANDS: Final = {
+    "generate": "write texts with a small and a large model",
+    "worker": "run one model as a worker process",
+    "launch": "start and watch the workers of a configuration",
+    "check": "say what works on this machine and what does not",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without abbreviations, with the nearest name for a misspelt option."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        names = [word.partition("=")[0] for word in unknown if word.startswith("--")]
+        if names and names[0] in PLANNED:
+            message = f"{names[0]} is planned, but not in version {__version__}"
+        elif names:
+            known = [option for option in self._option_string_actions if option.startswith("--")]
+            message = f"unknown option {names[0]}{nearest(names[0], known)}"
+        super().error(message)
+
+
+def parser() -> Parser:
+    """All commands and their options."""
+    top = Parser(
+        prog="bild", description="Two-model text generation: a small model writes, a large one checks."
+    )
+    top.add_argument("--version", action="version", version=f"bild-dist {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, help_text in _COMMANDS.items():
+        command = commands.add_parser(name, help=help_text, description=f"bild {name}: {help_text}.")
+        if name == "generate":
+            _generate_options(command)
+        elif name == "launch":
+            command.add_argument("-c", "--config", metavar="FILE.toml", required=True)
+        elif name == "check":
+            _pair_options(command)
+    return top
+
+
+def main(argv: Sequence[str], inproc: InProcess) -> int:
+    """Exit code: 0 all done, 1 some failed, 2 bad usage or configuration, 130 interrupted.
+
+    `inproc` makes a decoder whose workers live in this process; only the composition root can.
+    """
+    arguments = _parse(argv)
+    try:
+        log.configure()
+        return _run(arguments, inproc)
+    except BildError as error:
+        print(f"bild {arguments.command}: {error}", file=sys.stderr)  # noqa: T201
+        return 2 if isinstance(error, ConfigError | InvalidRequest) else 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    top = parser()
+    arguments, unknown = top.parse_known_args(argv)
+    if unknown:
+        commands = next(a for a in top._actions if isinstance(a, argparse._SubParsersAction))
+        commands.choices[arguments.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+    return arguments
+
+
+def _run(arguments: argparse.Namespace, inproc: InProcess) -> int:
+    if arguments.command == "launch":
+        from bild_dist.orchestrator import launch
+
+        return launch.main(configured(arguments.config))
+    config, addresses = resolve(arguments)
+    if arguments.command == "check":
+        from bild_dist.orchestrator import check
+
+        return check.main(config, addresses)
+    from bild_dist.orchestrator import generate
+
+    return generate.main(generate.Job.from_arguments(arguments), config, addresses, inproc)
+
+
+def resolve(arguments: argparse.Namespace) -> tuple[Config, dict[Role, str]]:
+    """The configuration file, if any, with the command line laid over it; addresses of running workers.
+
+    Raises:
+        ConfigError: the file is wrong, or the options contradict each other.
+        InvalidRequest: a per-request option is out of its range.
+    """
+    given = vars(arguments)
+    config = configured(given.get("config"))
+    workers: dict[str, dict[str, Any]] = {"small": {}, "large": {}}
+    for name in ("device", "dtype", "threads", "tokenizer"):
+        for role in workers:
+            value = given.get(f"{role}_{name}", given.get(name))
+            if value is not None:
+                workers[role][name] = value
+    for role in workers:
+        if given.get(role) is not None:
+            workers[role]["model"] = given[role]
+    if (given.get("small") is None) != (given.get("large") is None) and given.get("config") is None:
+        raise ConfigError("name both models, --small and --large, or neither for the default pair")
+    if given.get("exit_layer") is not None:
+        workers["small"]["exit_layer"] = given["exit_layer"]
+    house = {k: given[k] for k in ("transport", "concurrency") if given.get(k) is not None}
+    request = {name: given[name] for name in _REQUEST if given.get(name) is not None}
+    addresses = {role: given[f"{role.value}_worker"] for role in Role if given.get(f"{role}_worker")}
+    if len(addresses) == 1:
+        raise ConfigError("name both running workers, --small-worker and --large-worker, or neither")
+    return config.overlaid(generate=request, orchestrator=house, **workers), addresses
+
+
+def _pair_options(command: argparse.ArgumentParser) -> None:
+    """Which models, where. Defaults stand in `config.py`, so that a file can give them too."""
+    models = command.add_argument_group("models")
+    worker, house = WorkerConfig(), OrchestratorConfig()
+    models.add_argument("--small", metavar="MODEL", help="hub id, folder or GGUF (default: own pair)")
+    models.add_argument("--large", metavar="MODEL", help="hub id, folder or GGUF (default: own pair)")
+    models.add_argument("--small-worker", metavar="ADDRESS", help="join a running worker")
+    models.add_argument("--large-worker", metavar="ADDRESS", help="join a running worker")
+    models.add_argument("--exit-layer", type=int, metavar="K", help="small = first K layers of MODEL")
+    models.add_argument("--tokenizer", metavar="FOLDER", help="tokenizer of both, if not with the model")
+    models.add_argument("--dtype", choices=("float32", "bfloat16", "float16"),
+                        help=f"(default: {worker.dtype})")  # fmt: skip
+    for prefix, of in (("", "both models"), ("small-", "the small one"), ("large-", "the large one")):
+        models.add_argument(f"--{prefix}device", metavar="DEVICE", help=f"cpu or cuda:N of {of}")
+        models.add_argument(f"--{prefix}threads", type=int, metavar="N", help=f"CPU threads of {of}")
+    models.add_argument("--transport", choices=("inproc", "grpc", "zmq"),
+                        help=f"between the processes (default: {house.transport})")  # fmt: skip
+    command.add_argument("-c", "--config", metavar="FILE.toml", help="configuration file")
+
+
+def _generate_options(command: argparse.ArgumentParser) -> None:
+    default = Options()
+    command.add_argument("prompt", nargs="?", metavar="PROMPT", help="text, or - for standard input")
+    files = command.add_argument_group("files")
+    files.add_argument("--input", metavar="FILE.jsonl",
+                       help='one {"id", "prompt" | "messages" | "prompt_tokens", ...options} a line')  # fmt: skip
+    files.add_argument("--output", metavar="FILE.jsonl", help="one result a line (default: standard output)")
+    files.add_argument("--json", action="store_true", help="print a JSON object instead of text")
+    files.add_argument("--concurrency", type=int, metavar="N", help="requests under way at once")
+    _pair_options(command)
+    text = command.add_argument_group("the text")
+    text.add_argument("--mode", choices=[m.value for m in Mode], help=f"(default: {default.mode})")
+    text.add_argument("--alpha-fb", type=float, metavar="P",
+                      help=f"the large model writes where the small one is less sure ({default.alpha_fb})")  # fmt: skip
+    text.add_argument("--alpha-rb", type=float, metavar="NATS",
+                      help=f"and replaces what it finds less likely than e^-NATS ({default.alpha_rb})")  # fmt: skip
+    text.add_argument("--window", type=int, metavar="N",
+                      help=f"most small tokens in a row ({default.window})")  # fmt: skip
+    text.add_argument("--no-verify-tail", dest="verify_tail", action="store_false", default=None,
+                      help="do not check the last run (Algorithm 1 as printed)")  # fmt: skip
+    text.add_argument("--first", choices=[r.value for r in Role], help="who may write the first token")
+    text.add_argument("--schedule", choices=[s.value for s in Schedule], help="when the large model runs")
+    text.add_argument("--max-new-tokens", type=int, metavar="N", help=f"({default.max_new_tokens})")
+    text.add_argument("--stop", action="append", metavar="TEXT", help="end at this text; repeatable")
+    text.add_argument("--deadline", type=float, metavar="SECONDS", help="give up after this long")
+    text.add_argument("--truncate", action="store_true", default=None, help="cut a prompt that is too long")
+    text.add_argument("--no-chat-template", dest="chat_template", action="store_false", default=None,
+                      help="give an instruct model the bare prompt")  # fmt: skip
+    text.add_argument("--src-lang", metavar="CODE", help="source language (NLLB, M2M100, mBART)")
+    text.add_argument("--tgt-lang", metavar="CODE", help="target language")

@@ -1,0 +1,111 @@
+"""Who runs when: at most `concurrency` requests are under way, the others wait in their order.
+
+Owns the connections to the workers and the tasks of all requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from bild_dist.clock import now_ns
+from bild_dist.errors import DeadlineExceeded
+from bild_dist.messages import Rules
+from bild_dist.orchestrator.client import WorkerClient
+from bild_dist.orchestrator.session import Session
+from bild_dist.policy.events import Emit, Finish
+from bild_dist.policy.machine import Machine, Stops
+from bild_dist.types import Options, Role, Source, Trace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A request as the models see it: ids, constraints and options."""
+
+    ids: tuple[int, ...]
+    source: tuple[int, ...]
+    rules: Rules
+    options: Options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a request ended."""
+
+    finish: Finish
+    tokens: tuple[int, ...]
+    sources: tuple[Source, ...]
+    trace: Trace
+
+
+class Dispatcher:
+    """All requests of one pair of workers, as an async context. Lives on one event loop."""
+
+    def __init__(self, workers: Mapping[Role, WorkerClient], concurrency: int) -> None:
+        self._workers = workers
+        self._room = asyncio.Semaphore(concurrency)
+        self._group = asyncio.TaskGroup()
+        self._requests: set[asyncio.Task[Any]] = set()
+        self._sessions = 0
+
+    def __repr__(self) -> str:
+        return f"<Dispatcher requests={len(self._requests)} room={self._room!r}>"
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        for worker in self._workers.values():
+            self._group.create_task(worker.run())
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Ends what is still running. The body's own exception passes by: it is no error of ours."""
+        for task in self._requests:
+            task.cancel()
+        if self._requests:
+            await asyncio.wait(self._requests)
+        for worker in self._workers.values():
+            worker.close()
+        await self._group.__aexit__(None, None, None)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Runs a request's task as a child of this context. It must not raise."""
+        task = self._group.create_task(work)
+        self._requests.add(task)
+        task.add_done_callback(self._requests.discard)
+        return task
+
+    async def decode(
+        self, work: Work, stops: Stops | None, give: Callable[[Emit, bool], None], started_ns: int
+    ) -> Outcome:
+        """Decodes one request when its turn has come.
+
+        `give(emit, last)` gets the tokens as they become text; `last` with those that end it.
+        """
+        options = work.options
+        spent_s = (now_ns() - started_ns) / 1e9
+        deadline = None
+        if options.deadline is not None:
+            deadline = asyncio.get_running_loop().time() + options.deadline - spent_s
+        self._sessions += 1
+        number = self._sessions
+        machine = Machine(number, work.ids, work.source, work.rules, options, stops)
+        session = Session(number, machine, self._workers, give, started_ns)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._room.acquire()
+        except TimeoutError:
+            error = DeadlineExceeded("the request was still waiting at its deadline: allow more seconds")
+            finish = Finish(None, error)
+        else:
+            try:
+                finish = await session.decode(deadline)
+            finally:
+                self._room.release()
+        return Outcome(
+            finish=finish,
+            tokens=tuple(machine.tokens),
+            sources=tuple(machine.sources),
+            trace=session.trace(),
+        )

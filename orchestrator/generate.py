@@ -1,0 +1,201 @@
+"""`bild generate`: one prompt to the terminal, or a file of them to a file."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from bild_dist.config import Config
+from bild_dist.errors import BildError, ConfigError, InvalidRequest
+from bild_dist.orchestrator.decoder import Decoder
+from bild_dist.orchestrator.opening import connected, launched
+from bild_dist.orchestrator.screen import Screen
+from bild_dist.types import Role
+
+if TYPE_CHECKING:
+    from bild_dist.orchestrator.cli import InProcess
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to decode and where the result goes."""
+
+    prompt: str | None
+    input: str | None
+    output: str | None
+    json: bool
+
+    @classmethod
+    def from_arguments(cls, arguments: argparse.Namespace) -> Self:
+        """Raises ConfigError when there is no prompt, or two."""
+        prompt, source = arguments.prompt, arguments.input
+        if prompt is not None and source is not None:
+            raise ConfigError("give a PROMPT or --input FILE.jsonl, not both")
+        if prompt == "-" or (prompt is None and source is None and not sys.stdin.isatty()):
+            prompt = sys.stdin.read().rstrip("\n")
+        if prompt is None and source is None:
+            raise ConfigError('nothing to do: bild generate "some text", or --input FILE.jsonl')
+        return cls(prompt, source, arguments.output, arguments.json)
+
+
+def main(job: Job, config: Config, addresses: Mapping[Role, str], inproc: InProcess) -> int:
+    """Exit code 0 when every text was written, 1 when some failed.
+
+    Raises:
+        ConfigError: models, workers or files cannot be used.
+        InvalidRequest: the one prompt cannot be decoded.
+    """
+    lines = _read(job.input) if job.input is not None else None
+    return asyncio.run(_main(job, lines, config, addresses, inproc))
+
+
+async def _main(
+    job: Job,
+    lines: list[str] | None,
+    config: Config,
+    addresses: Mapping[Role, str],
+    inproc: InProcess,
+) -> int:
+    screen = Screen()
+    async with _opened(config, addresses, inproc, screen) as decoder:
+        if lines is not None:
+            return await _file(job, lines, decoder, config.orchestrator.concurrency, screen)
+        prompt = job.prompt if job.prompt is not None else ""
+        if job.json or job.output is not None:
+            return await _object(job, prompt, decoder)
+        generation = decoder.stream(prompt)
+        try:
+            async for event in generation:
+                screen.token(event)
+            screen.summary(await generation.result())
+        finally:
+            screen.end()
+            await generation.aclose()
+        return 0
+
+
+@asynccontextmanager
+async def _opened(
+    config: Config, addresses: Mapping[Role, str], inproc: InProcess, screen: Screen
+) -> AsyncIterator[Decoder]:
+    """A decoder, with a sign of life while it starts."""
+    opening: AbstractAsyncContextManager[Decoder]
+    if addresses:
+        opening = connected(config, addresses)
+    elif config.orchestrator.transport == "inproc":
+        opening = inproc(config)
+    else:
+        opening = launched(config, screen.note)
+    with screen.waiting("starting the workers"):
+        decoder = await opening.__aenter__()
+    try:
+        yield decoder
+    except BaseException as error:
+        if not await opening.__aexit__(type(error), error, error.__traceback__):
+            raise
+    else:
+        await opening.__aexit__(None, None, None)
+
+
+async def _object(job: Job, prompt: str, decoder: Decoder) -> int:
+    result = await decoder.generate(prompt)
+    with _Output(job.output) as output:
+        output.write({"id": "1", **result.as_dict()})
+    return 0
+
+
+async def _file(job: Job, lines: list[str], decoder: Decoder, concurrency: int, screen: Screen) -> int:
+    """Every line gives one object in its place; a bad one an error, and the rest goes on."""
+    failed = 0
+    with _Output(job.output) as output, screen.progress(len(lines)) as advance:
+        pending: list[asyncio.Task[dict[str, Any]]] = []
+        room = asyncio.Semaphore(concurrency)
+
+        async def one(number: int, line: str) -> dict[str, Any]:
+            async with room:
+                record = await _line(number, line, decoder)
+                advance(len(record.get("tokens", ())))
+                return record
+
+        async with asyncio.TaskGroup() as group:
+            pending += [group.create_task(one(n, line)) for n, line in enumerate(lines, start=1)]
+            for task in pending:
+                record = await task
+                failed += "error" in record
+                output.write(record)
+    return 1 if failed else 0
+
+
+async def _line(number: int, line: str, decoder: Decoder) -> dict[str, Any]:
+    name: object = str(number)
+    try:
+        record = _parse(line)
+        name = record.pop("id", name)
+        kinds = [kind for kind in ("prompt", "messages", "prompt_tokens") if kind in record]
+        if len(kinds) != 1:
+            raise InvalidRequest("a line needs one of prompt, messages, prompt_tokens")
+        prompt = record.pop(kinds[0])
+        _check_prompt(kinds[0], prompt)
+        result = await decoder.generate(prompt, **record)
+    except BildError as error:
+        return {"id": name, "error": {"type": type(error).__name__, "message": str(error)}}
+    return {"id": name, **result.as_dict()}
+
+
+def _parse(line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise InvalidRequest(f"the line is not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise InvalidRequest(f"the line must be a JSON object, not {type(record).__name__}")
+    return record
+
+
+def _check_prompt(kind: str, prompt: object) -> None:
+    good = {
+        "prompt": isinstance(prompt, str),
+        "messages": isinstance(prompt, list) and all(isinstance(m, dict) for m in prompt),
+        "prompt_tokens": isinstance(prompt, list)
+        and all(isinstance(t, int) and not isinstance(t, bool) for t in prompt),
+    }
+    if not good[kind]:
+        what = {"prompt": "a text", "messages": "a list of objects", "prompt_tokens": "a list of ids"}
+        raise InvalidRequest(f"{kind} must be {what[kind]}")
+    if not prompt:
+        raise InvalidRequest(f"{kind} is empty")
+
+
+def _read(path: str) -> list[str]:
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--input {path} cannot be read: {error}") from None
+    return [line for line in text.splitlines() if line.strip()]
+
+
+class _Output:
+    """Where result lines go. Each is flushed, so that an interrupted run keeps what it has."""
+
+    def __init__(self, path: str | None) -> None:
+        try:
+            self._file = sys.stdout if path is None else Path(path).open("w", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--output {path} cannot be written: {error}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._file is not sys.stdout:
+            self._file.close()
+
+    def write(self, record: dict[str, Any]) -> None:
+        print(json.dumps(record, ensure_ascii=False), file=self._file, flush=True)  # noqa: T201

@@ -1,0 +1,69 @@
+"""A decoder from a configuration: joins running workers, or starts its own and watches over them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+
+from bild_dist.config import Config
+from bild_dist.errors import BildError
+from bild_dist.orchestrator.decoder import Decoder
+from bild_dist.orchestrator.supervisor import Child, Supervisor
+from bild_dist.types import Role
+
+
+@asynccontextmanager
+async def connected(config: Config, addresses: Mapping[Role, str]) -> AsyncIterator[Decoder]:
+    """A decoder over workers that run already."""
+    async with Decoder(
+        addresses, options=config.generate, concurrency=config.orchestrator.concurrency
+    ) as decoder:
+        yield decoder
+
+
+@asynccontextmanager
+async def launched(
+    config: Config, say: Callable[[str], None] = lambda line: None
+) -> AsyncIterator[Decoder]:
+    """A decoder over two worker processes of its own, which end with it.
+
+    `say` gets a line when each worker is ready.
+
+    Raises:
+        ConfigError, WorkerFault: a worker cannot start; the message is its own.
+    """
+    decoders: list[Decoder] = []
+
+    def on_exit(child: Child, error: BildError) -> None:
+        for decoder in decoders:
+            decoder.worker_failed(child.role, error)
+
+    async with Supervisor(on_exit) as supervisor:
+        children = await start_pair(supervisor, config, say)
+        addresses = {child.role: child.address for child in children}
+        async with Decoder(
+            addresses, options=config.generate, concurrency=config.orchestrator.concurrency
+        ) as decoder:
+            decoders.append(decoder)
+            yield decoder
+
+
+async def start_pair(
+    supervisor: Supervisor, config: Config, say: Callable[[str], None]
+) -> list[Child]:
+    """Starts both workers side by side; if one fails, its own error is raised."""
+    transport = config.orchestrator.transport
+
+    async def start(role: Role) -> Child:
+        worker = config.small if role is Role.SMALL else config.large
+        child = await supervisor.start(role, worker, supervisor.private_address(role, transport))
+        say(f"{role} worker ready: pid={child.process.pid} {child.address} {child.description}")
+        return child
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(start(role)) for role in (Role.LARGE, Role.SMALL)]
+    except BaseExceptionGroup as errors:
+        raise next(iter(errors.exceptions)) from None
+    return [task.result() for task in tasks]

@@ -1,0 +1,98 @@
+"""From what a user wrote to what the models read: ids, constraints, and a length that both can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+from bild_dist.errors import InvalidRequest
+from bild_dist.messages import Info
+from bild_dist.orchestrator.client import WorkerClient
+from bild_dist.orchestrator.dispatcher import Work
+from bild_dist.orchestrator.pairing import shared_vocabulary
+from bild_dist.orchestrator.text import Text
+from bild_dist.types import Options, Role
+
+Message: TypeAlias = Mapping[str, Any]
+Prompt: TypeAlias = str | Sequence[Message] | Sequence[int]
+"""A text, a conversation (`[{"role": ..., "content": ...}, ...]`), or token ids."""
+
+
+async def prepare(
+    prompt: Prompt, options: Options, workers: Mapping[Role, WorkerClient], text: Text
+) -> Work:
+    """Turns a request into ids and rules.
+
+    Raises:
+        InvalidRequest: it is empty, malformed, or longer than the models allow.
+    """
+    large, small = workers[Role.LARGE].info, workers[Role.SMALL].info
+    ids, forced = await _ids(prompt, options, workers[Role.LARGE], text)
+    vocabulary = shared_vocabulary(small, large)
+    if not ids:
+        raise InvalidRequest("the prompt is empty: give at least one token")
+    if any(not 0 <= token < vocabulary for token in ids):
+        raise InvalidRequest(f"prompt_tokens must be ids from 0 to {vocabulary - 1}")
+    capacity = min(small.max_length, large.max_length)
+    encoder = min(small.max_source, large.max_source)
+    begin = large.decoder_prompt if encoder else ids
+    if encoder:
+        ids = _fit(ids, encoder, options, "encode", keep_end=False)
+    else:
+        # Room for the text as well, so that a cut prompt leaves space for an answer.
+        room = max(1, capacity - options.max_new_tokens) if options.truncate else capacity - 1
+        begin = ids = _fit(ids, room, options, "hold with a text behind it", keep_end=True)
+    rules = replace(
+        large.rules,
+        vocabulary=vocabulary,
+        begin=len(begin),
+        limit=min(len(begin) + options.max_new_tokens, capacity),
+        forced_begin=forced if forced is not None else large.rules.forced_begin,
+    )
+    return Work(ids=tuple(begin), source=tuple(ids) if encoder else (), rules=rules, options=options)
+
+
+async def _ids(
+    prompt: Prompt, options: Options, worker: WorkerClient, text: Text
+) -> tuple[tuple[int, ...], int | None]:
+    """The prompt's ids, and the id of the target language where one is forced."""
+    info = worker.info
+    if isinstance(prompt, str):
+        if not prompt.strip():
+            raise InvalidRequest("the prompt is empty: give some text")
+        if info.encodes:
+            encoded = await worker.encode(prompt, options.src_lang or "", options.tgt_lang or "")
+            return encoded.ids, encoded.forced_begin
+        if options.chat_template and text.has_chat_template:
+            ids = text.chat([{"role": "user", "content": prompt}])
+        else:
+            ids = text.encode(prompt, src_lang=options.src_lang)
+    elif all(isinstance(part, int) and not isinstance(part, bool) for part in prompt):
+        ids = [part for part in prompt if isinstance(part, int)]
+    elif all(isinstance(part, Mapping) for part in prompt):
+        ids = text.chat([part for part in prompt if isinstance(part, Mapping)])
+    else:
+        raise InvalidRequest(
+            "a prompt is a text, a list of messages ({'role': ..., 'content': ...}), or token ids"
+        )
+    return tuple(ids), _language(options, info, text)
+
+
+def _language(options: Options, info: Info, text: Text) -> int | None:
+    if options.tgt_lang is None or info.encodes:
+        return None
+    return text.language(options.tgt_lang)
+
+
+def _fit(
+    ids: tuple[int, ...], room: int, options: Options, verb: str, *, keep_end: bool
+) -> tuple[int, ...]:
+    if len(ids) <= room:
+        return ids
+    if not options.truncate:
+        raise InvalidRequest(
+            f"the prompt has {len(ids)} tokens and the models can {verb} {room}: "
+            "shorten it, start the workers with a larger --max-length, or ask to truncate it"
+        )
+    return ids[-room:] if keep_end else ids[:room]

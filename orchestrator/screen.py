@@ -1,0 +1,95 @@
+"""What a person sees: coloured tokens on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from bild_dist.types import Result, Source, TokenEvent
+
+COLOURS: Final = {
+    Source.SMALL: "green",
+    Source.FALLBACK: "red",
+    Source.WINDOW: "magenta",
+    Source.ROLLBACK: "blue",
+    Source.LARGE: "default",
+}
+"""As in figure 9 of the paper; `window`, which it does not show, is ours."""
+
+
+class Screen:
+    """The terminal. Colours and bars appear only where one is attached."""
+
+    def __init__(self) -> None:
+        self._out = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+        self._err = Console(file=sys.stderr, highlight=False, markup=False, emoji=False)
+        self._open_line = False
+
+    def token(self, event: TokenEvent) -> None:
+        """A token, in the colour of who wrote it."""
+        if event.text:
+            self._out.print(event.text, end="", style=COLOURS[event.source], soft_wrap=True)
+            self._out.file.flush()
+            self._open_line = True
+
+    def end(self) -> None:
+        """Ends the line that tokens are on."""
+        if self._open_line:
+            self._out.print()
+            self._open_line = False
+
+    def summary(self, result: Result) -> None:
+        """One line: how long, how fast, who wrote what."""
+        self.end()
+        trace, count = result.trace, len(result.tokens)
+        seconds = trace.wall_ns / 1e9
+        by = {source: result.sources.count(source) for source in Source}
+        shares = ", ".join(f"{source.value} {n}" for source, n in by.items() if n)
+        self._err.print(
+            f"{count} tokens in {seconds:.2f} s ({count / seconds:.1f} a second, first after "
+            f"{trace.first_token_ns / 1e9:.2f} s), {trace.large_passes} large passes "
+            f"({trace.large_passes / count:.2f} a token): {shares}; {result.finish_reason}",
+            style="dim", soft_wrap=True,
+        )  # fmt: skip
+
+    def note(self, line: str) -> None:
+        """A remark on progress, for people at a terminal only."""
+        if self._err.is_terminal:
+            self._err.print(line, style="dim", soft_wrap=True)
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        if not self._err.is_terminal:
+            yield
+            return
+        with self._err.status(what):
+            yield
+
+    @contextmanager
+    def progress(self, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar over `total` texts; the function it gives takes the token count of each finished one."""
+        bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[tokens]} tokens"), TimeElapsedColumn(), TimeRemainingColumn(),
+            console=self._err, disable=not self._err.is_terminal,
+        )  # fmt: skip
+        with bar:
+            task = bar.add_task("texts", total=total, tokens=0)
+
+            def advance(tokens: int) -> None:
+                done = bar.tasks[task].fields["tokens"] + tokens
+                bar.update(task, advance=1, tokens=done)
+
+            yield advance

@@ -1,0 +1,115 @@
+"""The text by its definition: one position after the other, no cache, no schedule, no workers.
+
+Written from the decision table alone and kept apart from the code that it judges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import inf
+
+from bild_dist.types import Mode, Options, Role
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A next-token distribution, reduced to what the table asks: `nll(t)` is -ln p(t)."""
+
+    draw: int
+    top: float
+    nll: Callable[[int], float]
+    gap: float = inf
+    """Between the two largest probabilities: below 1e-4 the draw is a near-tie."""
+
+
+Predictor = Callable[[Sequence[int]], Distribution]
+"""All ids so far (prompt and text) to the distribution of the next one."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    tokens: list[int]
+    sources: list[str]
+    reason: str
+    closest: float
+    """The smallest gap that any decision had, to a second-best token or to a threshold."""
+
+
+def reference(
+    small: Predictor,
+    large: Predictor,
+    prompt: Sequence[int],
+    options: Options,
+    *,
+    end_ids: Sequence[int],
+    max_new_tokens: int,
+    stopped: Callable[[Sequence[int]], bool] = lambda text: False,
+) -> Reference:
+    """Decides every position by the table, from scratch."""
+    alpha_fb = inf if options.mode is Mode.EXACT else options.alpha_fb
+    text: list[int] = []
+    sources: list[str] = []
+    gaps: list[float] = [inf]
+
+    def over(line: Sequence[int]) -> str | None:
+        if line and line[-1] in end_ids:
+            return "eos"
+        if line and stopped(line):
+            return "stop"
+        return "length" if len(line) == max_new_tokens else None
+
+    def put(token: int, source: str) -> None:
+        text.append(token)
+        sources.append(source)
+
+    def ask(model: Predictor, line: Sequence[int]) -> Distribution:
+        answer = model([*prompt, *line])
+        gaps.append(answer.gap)
+        return answer
+
+    def objects(proposed: int, line: Sequence[int]) -> int | None:
+        """The token that the large model puts in place of a small one, or None."""
+        p_l = ask(large, line)
+        if p_l.draw != proposed:
+            gaps.append(abs(p_l.nll(proposed) - options.alpha_rb))
+        if p_l.nll(proposed) > options.alpha_rb and p_l.draw != proposed:
+            return p_l.draw
+        return None
+
+    if options.mode in (Mode.LARGE, Mode.SMALL):
+        model = large if options.mode is Mode.LARGE else small
+        while over(text) is None:
+            put(ask(model, text).draw, options.mode.value)
+        return Reference(text, sources, str(over(text)), min(gaps))
+
+    while over(text) is None:
+        # A run: what the small model writes from here to a hand-over or to the end.
+        run: list[int] = []
+        handover = None
+        while over([*text, *run]) is None:
+            line = [*text, *run]
+            if len(run) == options.window:
+                handover = "window"
+                break
+            if not line and options.first is Role.LARGE:
+                handover = "fallback"
+                break
+            p_s = ask(small, line)
+            if alpha_fb < inf:
+                gaps.append(abs(p_s.top - alpha_fb))
+            if p_s.top < alpha_fb:
+                handover = "fallback"
+                break
+            run.append(p_s.draw)
+        checked = options.verify_tail or handover is not None
+        for token in run:
+            instead = objects(token, text) if checked else None
+            if instead is not None:
+                put(instead, "rollback")
+                handover = None
+                break
+            put(token, "small")
+        if handover is not None:
+            put(ask(large, text).draw, handover)
+    return Reference(text, sources, str(over(text)), min(gaps))

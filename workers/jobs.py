@@ -1,0 +1,127 @@
+"""What an engine does for one command: generators that yield between two passes.
+
+A job runs a pass, then gives the thread back; the engine looks at its inbox and decides who is next. So a newer
+command stops a draft between two tokens, and a long prompt cannot starve the other requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from bild_dist.clock import now_ns
+from bild_dist.errors import RemoteProtocolError
+from bild_dist.kv.slots import Slot
+from bild_dist.messages import Draft, Drafted, Open, Reply, Verified, Verify
+from bild_dist.model.base import Choice, Model, Pass
+from bild_dist.policy.rules import stands
+
+PREFILL_CHUNK = 256
+"""Prompt tokens per pass: short enough that a heartbeat's progress counter moves."""
+
+Runner: TypeAlias = Callable[[Pass], list[Choice]]
+Steps: TypeAlias = Iterator[Reply | None]
+"""After each pass a job yields the reply that is due, or None."""
+
+
+@dataclass(slots=True)
+class Meter:
+    """Where the time of a request went since its last reply. Owned by the engine thread."""
+
+    since_ns: int = field(default_factory=now_ns)
+    compute_ns: int = 0
+    passes: int = 0
+
+    def read(self) -> dict[str, int]:
+        """`passes`, `compute_ns` and `queue_ns` since the last reading; starts anew."""
+        now = now_ns()
+        queue_ns = max(0, now - self.since_ns - self.compute_ns)
+        values = {"passes": self.passes, "compute_ns": self.compute_ns, "queue_ns": queue_ns}
+        self.since_ns, self.compute_ns, self.passes = now, 0, 0
+        return values
+
+
+def prefill(model: Model, slot: Slot, command: Open, run: Runner, meter: Meter) -> Steps:
+    """Encodes the source and fills the cache with the decoder prompt but for its last id."""
+    started = now_ns()
+    model.open(slot.index, command.source, command.rules)
+    meter.compute_ns += now_ns() - started
+    yield None
+    for start in range(0, len(command.ids) - 1, PREFILL_CHUNK):
+        slot.prefix.extend(command.ids[start : min(start + PREFILL_CHUNK, len(command.ids) - 1)])
+        run(Pass(slot.index, start, slot.prefix.ids, rows=0))
+        meter.passes = 0  # a pass, in our figures, is one that decides about a token
+        yield None
+
+
+def draft(slot: Slot, command: Draft, run: Runner, meter: Meter) -> Steps:
+    """Writes tokens until a hand-over, an end token or the limit."""
+    _rewind(slot, command)
+    prefix, rules = slot.prefix, slot.rules
+    if command.limit < 1 or len(prefix) + len(command.tokens) + command.limit > rules.limit:
+        raise RemoteProtocolError(f"a draft of {command.limit} tokens leaves the text's bounds")
+    at = len(prefix)
+    prefix.extend(command.tokens)
+    tokens: list[int] = []
+    confidences: list[float] = []
+    written = 0
+    while True:
+        choice = run(Pass(slot.index, at, prefix.ids, rows=1))[0]
+        at = len(prefix)
+        low = choice.confidence < command.stop_below
+        if not low:
+            written += 1
+            tokens.append(choice.token)
+            confidences.append(choice.confidence)
+        final = low or written == command.limit or choice.token in rules.end_ids
+        if final or len(tokens) == command.piece:
+            yield Drafted(
+                session=command.session, epoch=command.epoch, seq=command.seq,
+                tokens=tuple(tokens), confidences=tuple(confidences),
+                low=low, low_token=choice.token if low else -1,
+                low_confidence=choice.confidence if low else 0.0,
+                final=final, length=at, **meter.read(),
+            )  # fmt: skip
+            tokens, confidences = [], []
+        else:
+            yield None
+        if final:
+            return
+        prefix.extend((choice.token,))
+
+
+def verify(slot: Slot, command: Verify, run: Runner, meter: Meter) -> Steps:
+    """Checks proposed tokens in one pass and keeps the KV of those that stand."""
+    _rewind(slot, command)
+    prefix, count = slot.prefix, len(command.exact)
+    at = len(prefix)
+    context = at + len(command.tokens) - count
+    if context + count + command.bonus > slot.rules.limit:
+        raise RemoteProtocolError("a check leaves the text's bounds")
+    if len(command.tokens) <= count or not (count or command.bonus):
+        raise RemoteProtocolError("a check must feed a committed id and ask for something")
+    # Without a bonus nothing is read off the last token's row, so it is not worth feeding.
+    prefix.extend(command.tokens if command.bonus else command.tokens[:-1])
+    checked = command.tokens[len(command.tokens) - count :]
+    choices = run(Pass(slot.index, at, prefix.ids, rows=count + command.bonus, judge=checked))
+    accepted = 0
+    for token, exact, choice in zip(checked, command.exact, choices, strict=False):
+        if not stands(choice.token == token, exact, choice.distance, command.alpha_rb):
+            break
+        accepted += 1
+    writes = accepted < count or command.bonus
+    prefix.cut(min(len(prefix), context + accepted))
+    yield Verified(
+        session=command.session, epoch=command.epoch, seq=command.seq, accepted=accepted,
+        token=choices[accepted].token if writes else -1,
+        distances=tuple(c.distance for c in choices[: min(accepted + 1, count)]),
+        length=len(prefix), **meter.read(),
+    )  # fmt: skip
+
+
+def _rewind(slot: Slot, command: Draft | Verify) -> None:
+    """Sets the slot to the length that the command builds on; nothing is changed if it cannot."""
+    if not command.tokens or not all(0 <= t < slot.rules.vocabulary for t in command.tokens):
+        raise RemoteProtocolError("a command must feed at least one token of the vocabulary")
+    slot.rewind(command.at, command.digest)

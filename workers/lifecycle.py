@@ -1,0 +1,145 @@
+"""A worker's life: start up, serve, shut down. Signals live in a context manager.
+
+Ready means warm: the line `ready ADDRESS ...` is printed once the first request would not pay for anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import replace
+from typing import Self, cast
+
+from bild_dist.errors import BildError
+from bild_dist.messages import Info, Reply
+from bild_dist.model.base import Model
+from bild_dist.transport import serve
+from bild_dist.transport.base import Server
+from bild_dist.workers.engine import Engine
+from bild_dist.workers.service import Connection, Service
+
+
+class Worker:
+    """One model behind one address, from entering to leaving it as an async context.
+
+    `over` is set when the worker should go: its engine ended, or somebody outside says so.
+
+    `load` makes the model; it runs on a thread of its own because it takes seconds and the loop must not stall.
+
+    Raises (on entering):
+        ConfigError: the model cannot be loaded or the address cannot be had.
+    """
+
+    def __init__(self, load: Callable[[], Model], listen: str, slots: int) -> None:
+        self._load = load
+        self._listen = listen
+        self._slots = slots
+        self._engine: Engine
+        self._service: Service
+        self._server: Server
+        self.info: Info
+        self.over = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        model = await asyncio.to_thread(self._load)
+        await asyncio.to_thread(model.allocate, self._slots)
+        self.info = replace(
+            model.info, generation=secrets.token_hex(8), pid=os.getpid(), slots=self._slots
+        )
+
+        def deliver(connection: Hashable, reply: Reply) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody is left to hear it
+                loop.call_soon_threadsafe(self._service.deliver, cast(Connection, connection), reply)
+
+        self._engine = Engine(model, self._slots, deliver)
+        self._service = Service(model, self._engine, self.info)
+        self._engine.start()
+        try:
+            await asyncio.wrap_future(self._engine.ready)
+            self._server = await serve(self._listen, self._service.serve)
+        except BaseException:
+            await asyncio.to_thread(self._engine.stop)
+            raise
+        self._engine.ended.add_done_callback(
+            lambda _: loop.call_soon_threadsafe(self._engine_ended)
+        )
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._service.say_goodbye("the worker was stopped")
+        await self._server.close()
+        await asyncio.to_thread(self._engine.stop)
+
+    @property
+    def address(self) -> str:
+        """Where it listens, with the port that the system chose."""
+        return self._server.address
+
+    def check(self) -> None:
+        """Raises what the engine failed with, if it has."""
+        if self._engine.ended.done():
+            self._engine.ended.result()
+
+    def _engine_ended(self) -> None:
+        error = self._engine.ended.exception()
+        if isinstance(error, BildError):
+            self._service.report(error)
+        self.over.set()
+
+
+async def run(load: Callable[[], Model], listen: str, slots: int, *, with_parent: bool) -> None:
+    """Runs a worker until a signal comes, its parent goes, or its engine fails.
+
+    `with_parent`: standard input is a pipe that the parent holds; its end is the parent's end.
+
+    Raises:
+        ConfigError: as `Worker`.
+        WorkerFault: the engine failed.
+    """
+    worker = Worker(load, listen, slots)
+    with _signals(worker.over):
+        if with_parent:
+            await _watch_parent(worker.over)
+        async with worker:
+            print(f"ready {worker.address} {describe(worker.info)}", flush=True)  # noqa: T201
+            await worker.over.wait()
+            worker.check()
+
+
+def describe(info: Info) -> str:
+    """One line for people: what the worker runs and on what."""
+    return (
+        f"model={info.model} architecture={info.architecture} device={info.device} "
+        f"dtype={info.dtype} threads={info.threads} slots={info.slots} max_length={info.max_length}"
+    )
+
+
+@contextlib.contextmanager
+def _signals(over: asyncio.Event) -> Iterator[None]:
+    """SIGINT and SIGTERM end the worker in order; the old handlers come back afterwards."""
+    loop = asyncio.get_running_loop()
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    for kind in kinds:
+        loop.add_signal_handler(kind, over.set)
+    try:
+        yield
+    finally:
+        for kind in kinds:
+            loop.remove_signal_handler(kind)
+
+
+async def _watch_parent(over: asyncio.Event) -> None:
+    """Ends the worker when standard input ends: no orphan outlives a killed parent."""
+
+    class Watch(asyncio.Protocol):
+        def connection_lost(self, exc: Exception | None) -> None:
+            over.set()
+
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(Watch, sys.stdin)

@@ -1,0 +1,155 @@
+"""The worker's side of a connection: greets, answers heartbeats, hands commands to the engine and replies back.
+
+Runs on the event loop and never computes, so a heartbeat is answered while a pass runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from bild_dist.errors import BildError, InvalidRequest, RemoteProtocolError, WorkerUnavailable
+from bild_dist.messages import (
+    PROTOCOL,
+    Bye,
+    Chunk,
+    Close,
+    Draft,
+    Encode,
+    Failed,
+    Fetch,
+    Hello,
+    Info,
+    Message,
+    Open,
+    Ping,
+    Pong,
+    Reply,
+    Verify,
+)
+from bild_dist.model.base import Model
+from bild_dist.transport.base import Channel
+from bild_dist.workers.engine import Engine
+
+SILENCE_S: Final = 10.0
+"""A peer of which nothing was heard for so long has gone: its slots are freed."""
+
+CHUNK: Final = 1 << 20
+"""Bytes of a tokenizer file per message."""
+
+
+@dataclass(eq=False, slots=True)
+class Connection:
+    """One orchestrator. Owned by the task that serves it; compared by identity."""
+
+    channel: Channel
+    outbox: asyncio.Queue[Message | None] = field(default_factory=asyncio.Queue)
+    """What the writer still has to send; None ends it."""
+
+
+class Service:
+    """All connections of one worker. Owned by the event loop."""
+
+    def __init__(self, model: Model, engine: Engine, info: Info) -> None:
+        self._engine = engine
+        self._info = info
+        self._files = model.files()
+        self._connections: set[Connection] = set()
+
+    async def serve(self, channel: Channel) -> None:
+        """Carries one connection to its end. A bad peer ends its own connection and nothing else."""
+        connection = Connection(channel)
+        self._connections.add(connection)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._write(connection))
+                try:
+                    await self._read(connection)
+                except BildError as error:
+                    connection.outbox.put_nowait(_complaint(error))
+                finally:
+                    connection.outbox.put_nowait(None)
+        finally:
+            self._connections.discard(connection)
+            self._engine.disconnect(connection)
+            await channel.close()
+
+    def deliver(self, connection: Connection, reply: Reply) -> None:
+        """A reply of the engine. On the event loop."""
+        if connection in self._connections:
+            connection.outbox.put_nowait(reply)
+
+    def say_goodbye(self, reason: str) -> None:
+        """Tells every orchestrator that this worker goes."""
+        for connection in self._connections:
+            connection.outbox.put_nowait(Bye(reason=reason))
+            connection.outbox.put_nowait(None)
+
+    def report(self, error: BildError) -> None:
+        """Tells every orchestrator why this worker is about to end."""
+        for connection in self._connections:
+            connection.outbox.put_nowait(_complaint(error))
+            connection.outbox.put_nowait(None)
+
+    async def _write(self, connection: Connection) -> None:
+        while (message := await connection.outbox.get()) is not None:
+            try:
+                await connection.channel.send(message)
+            except WorkerUnavailable:
+                return
+
+    async def _read(self, connection: Connection) -> None:
+        channel = connection.channel
+        try:
+            async with asyncio.timeout(SILENCE_S) as silence:
+                loop = asyncio.get_running_loop()
+                self._greet(connection, await channel.receive())
+                while True:
+                    message = await channel.receive()
+                    silence.reschedule(loop.time() + SILENCE_S)
+                    if isinstance(message, Bye):
+                        return
+                    self._take(connection, message)
+        except TimeoutError:
+            raise RemoteProtocolError(f"nothing was heard for {SILENCE_S:g} s") from None
+        except WorkerUnavailable:
+            return
+
+    def _greet(self, connection: Connection, message: Message) -> None:
+        if not isinstance(message, Hello):
+            raise RemoteProtocolError("the first message of a connection must be Hello")
+        if message.protocol != PROTOCOL:
+            raise RemoteProtocolError(
+                f"the orchestrator speaks version {message.protocol} of the protocol and this worker "
+                f"version {PROTOCOL}: install the same bild-dist on both hosts"
+            )
+        connection.outbox.put_nowait(self._info)
+
+    def _take(self, connection: Connection, message: Message) -> None:
+        if isinstance(message, Ping):
+            busy_ns, expected_ns = self._engine.busy()
+            connection.outbox.put_nowait(
+                Pong(
+                    count=message.count, progress=self._engine.progress, busy_ns=busy_ns,
+                    expected_ns=expected_ns, open_slots=self._engine.open_slots,
+                )  # fmt: skip
+            )
+        elif isinstance(message, Open | Draft | Verify | Close | Encode):
+            self._engine.submit(connection, message)
+        elif isinstance(message, Fetch):
+            connection.outbox.put_nowait(self._fetch(message))
+        else:
+            raise RemoteProtocolError(f"a worker does not take {type(message).__name__}")
+
+    def _fetch(self, message: Fetch) -> Chunk | Failed:
+        data = self._files.get(message.name)
+        if data is None or not 0 <= message.offset <= len(data):
+            error = InvalidRequest(f"this worker has no file {message.name!r} at {message.offset}")
+            return replace(_complaint(error), seq=message.seq)
+        piece = data[message.offset : message.offset + CHUNK]
+        return Chunk(seq=message.seq, total=len(data), data=piece)
+
+
+def _complaint(error: BildError) -> Failed:
+    return Failed(session=0, epoch=0, seq=0, error=type(error).__name__, message=str(error))
