@@ -16,6 +16,9 @@ from typing import Final, TypeAlias
 PROTOCOL: Final = 1
 """Version of the contract. Peers of different versions refuse each other."""
 
+MAX_FRAME: Final = 4 * 1024 * 1024
+"""Largest message on any wire, bytes (gRPC's own default, made explicit on both sides)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:

@@ -11,9 +11,6 @@ from typing import Protocol, TypeAlias
 
 from bild_dist.messages import Message
 
-MAX_FRAME = 4 * 1024 * 1024
-"""Largest message on any wire, bytes (gRPC's own default, made explicit on both sides)."""
-
 
 class Channel(Protocol):
     """One end of a connection. Owned by one task that receives; any task of the same loop may send."""

@@ -1,0 +1,226 @@
+"""Configuration: TOML to frozen dataclasses, checked once, unknown keys refused by name.
+
+Precedence, lowest first: the defaults below, the file, the command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from bild_dist.errors import ConfigError, InvalidRequest
+from bild_dist.types import Options, nearest
+
+DEFAULT_PAIR = "default"
+"""The model that stands for this project's own pair."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """One worker process. Raises ConfigError when a value is out of its range."""
+
+    model: str = DEFAULT_PAIR
+    """Hub id, folder, GGUF file, `toy:...`, or `default` for this project's own pair."""
+    tokenizer: str = ""
+    """Folder or hub id of the tokenizer, where it is not with the model."""
+    exit_layer: int = 0
+    """Keep only the first so many (decoder) layers: early exit, paper 4.4. 0 keeps all."""
+    device: str = "cpu"
+    """`cpu`, `cuda` or `cuda:N`."""
+    dtype: str = "float32"
+    """float32, bfloat16 or float16. Figures that say "identical text" are float32."""
+    threads: int = 0
+    """CPU threads of the worker; 0 takes one a core. In schedule `paper` the two models alternate, so both may."""
+    listen: str = "zmq://127.0.0.1:0"
+    """grpc://HOST:PORT, zmq://HOST:PORT or zmq+ipc://PATH; port 0 lets the system choose."""
+    slots: int = 8
+    """Requests that may hold a KV cache at once."""
+    max_length: int = 2048
+    """Tokens per slot; a model that allows fewer positions has the last word."""
+    ignore_generation: tuple[str, ...] = ()
+    """Fields of the model's generation config to leave out, such as `num_beams`."""
+    trust_remote_code: bool = False
+    """Run model code that comes with the checkpoint. Off: it can do anything on this machine."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.ignore_generation, list):
+            object.__setattr__(self, "ignore_generation", tuple(self.ignore_generation))
+        _at_least(self, "exit_layer", 0)
+        _at_least(self, "threads", 0)
+        _at_least(self, "slots", 1)
+        _at_least(self, "max_length", 2)
+        dtypes = ["float32", "bfloat16", "float16"]
+        if self.dtype not in dtypes:
+            raise ConfigError(f"dtype = {self.dtype!r}: unknown{nearest(self.dtype, dtypes)}")
+        if not self.model:
+            raise ConfigError("model = '': name a hub id, a folder or a GGUF file")
+
+    def as_arguments(self) -> list[str]:
+        """The command line of `bild worker` that means this configuration."""
+        words: list[str] = []
+        for spec in dataclasses.fields(self):
+            value = getattr(self, spec.name)
+            if value == spec.default:
+                continue
+            words.append(f"--{spec.name.replace('_', '-')}")
+            if isinstance(value, tuple):
+                words.append(",".join(value))
+            elif not isinstance(value, bool):
+                words.append(str(value))
+        return words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrchestratorConfig:
+    """The process between the two workers."""
+
+    transport: str = "zmq"
+    """zmq (ipc on one host), grpc, or inproc (both models in this process)."""
+    concurrency: int = 1
+    """Requests under way at once, at most the workers' slots."""
+
+    def __post_init__(self) -> None:
+        transports = ["zmq", "grpc", "inproc"]
+        if self.transport not in transports:
+            hint = nearest(self.transport, transports)
+            raise ConfigError(f"transport = {self.transport!r}: unknown{hint}")
+        _at_least(self, "concurrency", 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A whole configuration file: the tables [small], [large], [orchestrator] and [generate]."""
+
+    small: WorkerConfig = field(default_factory=WorkerConfig)
+    large: WorkerConfig = field(default_factory=WorkerConfig)
+    orchestrator: OrchestratorConfig = field(default_factory=OrchestratorConfig)
+    generate: Options = field(default_factory=Options)
+
+    def overlaid(self, **tables: Mapping[str, Any]) -> Self:
+        """This configuration with some values replaced, table by table."""
+        changed = {
+            name: dataclasses.replace(getattr(self, name), **values)
+            for name, values in tables.items()
+            if values
+        }
+        return dataclasses.replace(self, **changed)
+
+
+def configured(path: str | None) -> Config:
+    """The configuration of a TOML file, or the defaults without one.
+
+    Relative model paths are taken from the file's folder where something lies there.
+
+    Raises:
+        ConfigError: names the file, the key, what was found and what is needed.
+    """
+    if path is None:
+        return Config()
+    file = Path(path)
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    kinds = {spec.name: spec.default_factory for spec in dataclasses.fields(Config)}
+    tables: dict[str, Any] = {}
+    for name, values in data.items():
+        if name not in kinds:
+            raise ConfigError(f"{path}: unknown table [{name}]{nearest(name, list(kinds))}")
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path}: {name} must be a table: write [{name}] and its keys below")
+        tables[name] = _table(path, name, typing.cast(type, kinds[name]), values)
+    config = Config(**tables)
+    local = {
+        role: {"model": str(file.parent / worker.model)}
+        for role, worker in (("small", config.small), ("large", config.large))
+        if (file.parent / worker.model).exists()
+    }
+    return config.overlaid(**local)
+
+
+def _table(path: str, table: str, kind: type, values: Mapping[str, Any]) -> Any:
+    hints = typing.get_type_hints(kind)
+    for key, value in values.items():
+        if key not in hints:
+            raise ConfigError(f"{path}: unknown key {table}.{key}{nearest(key, list(hints))}")
+        if not _fits(value, hints[key]):
+            wanted = _name(hints[key])
+            raise ConfigError(f"{path}: {table}.{key} = {value!r} must be {wanted}")
+    try:
+        return kind(**values)
+    except (ConfigError, InvalidRequest) as error:
+        raise ConfigError(f"{path}: [{table}] {error}") from None
+
+
+def _fits(value: object, hint: Any) -> bool:
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, part) for part in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, list) and all(isinstance(part, str) for part in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(hint, type) and issubclass(hint, str):
+        return isinstance(value, str)
+    return isinstance(hint, type) and isinstance(value, hint)
+
+
+def _name(hint: Any) -> str:
+    if isinstance(hint, types.UnionType):
+        parts = [part for part in typing.get_args(hint) if part is not type(None)]
+        return " or ".join(_name(part) for part in parts)
+    if typing.get_origin(hint) is tuple:
+        return "a list of strings"
+    names = {int: "a whole number", float: "a number", bool: "true or false"}
+    return names.get(hint, "a string")
+
+
+def _at_least(config: object, name: str, least: int) -> None:
+    value = getattr(config, name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name} = {value!r} must be a whole number of at least {least}")
+
+
+def worker_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `bild worker`: one a field of WorkerConfig, with its default."""
+    default = WorkerConfig()
+    texts = {
+        "model": "hub id, folder or GGUF file",
+        "tokenizer": "folder of the tokenizer, if not with the model",
+        "exit_layer": "keep only the first N (decoder) layers; 0 keeps all",
+        "device": "cpu or cuda:N",
+        "dtype": "float32, bfloat16 or float16",
+        "threads": "CPU threads; 0 takes one a core",
+        "listen": "grpc://HOST:PORT, zmq://HOST:PORT or zmq+ipc://PATH",
+        "slots": "requests that may hold a KV cache at once",
+        "max_length": "tokens per slot",
+        "ignore_generation": "fields of the model's generation config to leave out, with commas",
+        "trust_remote_code": "run code that comes with the checkpoint",
+    }
+    for spec in dataclasses.fields(WorkerConfig):
+        flag, value = f"--{spec.name.replace('_', '-')}", getattr(default, spec.name)
+        text = texts[spec.name]
+        if isinstance(value, bool):
+            parser.add_argument(flag, action="store_true", help=text)
+        elif isinstance(value, tuple):
+            parser.add_argument(flag, type=_words, default=value, metavar="NAMES", help=text)
+        else:
+            kind, metavar = type(value), "N" if isinstance(value, int) else spec.name.upper()
+            shown = f"{text} (default: {value})" if value != "" else text
+            parser.add_argument(flag, type=kind, default=value, metavar=metavar, help=shown)
+    parser.add_argument("--with-parent", action="store_true",
+                        help="end when standard input ends (for programs that start workers)")  # fmt: skip
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())

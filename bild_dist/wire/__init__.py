@@ -1,0 +1,1 @@
+"""Messages as bytes: protobuf for gRPC, msgpack for ZeroMQ."""

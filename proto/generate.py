@@ -1,0 +1,46 @@
+"""Generates `bild_dist/wire/pb` from `worker.proto`; with `--check` only says whether it is up to date."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import grpc_tools
+from grpc_tools import protoc
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path("bild_dist/wire/pb")
+NAMES = ("worker_pb2.py", "worker_pb2.pyi", "worker_pb2_grpc.py")
+
+
+def generate(out: Path) -> None:
+    """Writes the generated files below `out`, as the package that they import each other from."""
+    include = Path(grpc_tools.__file__).parent / "_proto"
+    code = protoc.main([
+        "protoc",
+        # The mapping makes protoc emit `from bild_dist.wire.pb import worker_pb2`: nothing to repair afterwards.
+        f"-I{PACKAGE}={ROOT / 'proto'}",
+        f"-I{include}",
+        f"--python_out={out}", f"--pyi_out={out}", f"--grpc_python_out={out}",
+        f"{PACKAGE}/worker.proto",
+    ])  # fmt: skip
+    if code != 0:
+        sys.exit(code)
+
+
+def main() -> int:
+    if sys.argv[1:] != ["--check"]:
+        generate(ROOT)
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        generate(Path(folder))
+        fresh = Path(folder) / PACKAGE
+        stale = [n for n in NAMES if (fresh / n).read_bytes() != (ROOT / PACKAGE / n).read_bytes()]
+    if stale:
+        print(f"generated code is out of date ({', '.join(stale)}): run `make proto`", file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
