@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from bild_dist.errors import ConfigError
 
 if TYPE_CHECKING:
     from bild_dist.config import Config
     from bild_dist.orchestrator.decoder import Decoder
+    from bild_dist.orchestrator.prompt import Prompt
+    from bild_dist.types import Result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,6 +33,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli(arguments, inproc)
 
 
+def launch(
+    small: str | None = None, large: str | None = None, **settings: Any
+) -> AbstractAsyncContextManager[Decoder]:
+    """Starts a worker process for each model and gives a decoder over them, as an async context.
+
+    Without models the default pair is taken. `settings` are named as on the command line of `bild generate`:
+    `config="FILE.toml"`, `transport`, `concurrency`, `device`, `small_threads`, ... and the options of a request as defaults.
+
+    Raises:
+        ConfigError: a setting is wrong, or a worker cannot start.
+        InvalidRequest: a per-request option is out of its range.
+    """
+    from bild_dist.config import settled
+    from bild_dist.orchestrator.opening import launched
+
+    config, addresses = settled({"small": small, "large": large, **settings})
+    if addresses:
+        raise ConfigError("launch starts its own workers: to join running ones use connect")
+    return inproc(config) if config.orchestrator.transport == "inproc" else launched(config)
+
+
+def connect(small: str, large: str, **settings: Any) -> AbstractAsyncContextManager[Decoder]:
+    """A decoder over two running workers, named by their addresses. Settings and errors as for `launch`."""
+    from bild_dist.config import settled
+    from bild_dist.orchestrator.opening import connected
+
+    config, addresses = settled({"small_worker": small, "large_worker": large, **settings})
+    return connected(config, addresses)
+
+
+def generate(prompt: Prompt, small: str | None = None, large: str | None = None, **settings: Any) -> Result:
+    """Writes one text, for people without an event loop: starts both workers, and stops them again.
+
+    Settings and errors as for `launch`. For more than one text use `launch`: starting takes seconds.
+    """
+    import asyncio
+
+    async def once() -> Result:
+        async with launch(small, large, **settings) as decoder:
+            return await decoder.generate(prompt)
+
+    return asyncio.run(once())
+
+
 @asynccontextmanager
 async def inproc(config: Config) -> AsyncIterator[Decoder]:
     """Both workers and the orchestrator in this process, over the in-process transport."""
@@ -39,8 +88,8 @@ async def inproc(config: Config) -> AsyncIterator[Decoder]:
     async with AsyncExitStack() as stack:
         addresses = {}
         for role, worker in ((Role.SMALL, config.small), (Role.LARGE, config.large)):
-            listen = f"inproc://{role.value}-{id(stack)}"
-            running = Worker(lambda worker=worker: load(worker), listen, worker.slots)
+            listen = f"inproc://{role}-{id(stack)}"
+            running = Worker(partial(load, worker), listen, worker.slots)
             await stack.enter_async_context(running)
             addresses[role] = running.address
         yield await stack.enter_async_context(

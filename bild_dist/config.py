@@ -1,6 +1,6 @@
 """Configuration: TOML to frozen dataclasses, checked once, unknown keys refused by name.
 
-Precedence, lowest first: the defaults below, the file, the command line.
+Precedence, lowest first: the defaults below, the file, the command line or the Python call.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from bild_dist.errors import ConfigError, InvalidRequest
-from bild_dist.types import Options, nearest
+from bild_dist.types import Options, Role, nearest
 
 DEFAULT_PAIR = "default"
 """The model that stands for this project's own pair."""
@@ -189,6 +189,46 @@ def _at_least(config: object, name: str, least: int) -> None:
     value = getattr(config, name)
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{name} = {value!r} must be a whole number of at least {least}")
+
+
+_PAIR: Final = ("device", "dtype", "threads", "tokenizer")
+"""Settings of a worker that may be given for both at once, or with `small_` or `large_` before them for one."""
+
+
+def settled(given: Mapping[str, Any]) -> tuple[Config, dict[Role, str]]:
+    """A configuration from settings under the names of the command line, laid over the file `config`, if any.
+
+    Also returns the addresses of running workers, empty where workers are to be started. None means not given.
+
+    Raises:
+        ConfigError: an unknown name, a bad value, or settings that contradict each other.
+        InvalidRequest: a per-request option is out of its range.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    roles, request = list(Role), [spec.name for spec in dataclasses.fields(Options)]
+    house = [spec.name for spec in dataclasses.fields(OrchestratorConfig)]
+    single = [f"{role}_{name}" for role in roles for name in (*_PAIR, "worker")]
+    known = ["config", "exit_layer", *map(str, roles), *_PAIR, *single, *house, *request]
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"unknown setting {name!r}{nearest(name, known)}")
+    config = configured(given.get("config"))
+    if ("small" in given) != ("large" in given) and "config" not in given:
+        raise ConfigError("name both models, small and large, or neither for the default pair")
+    addresses = {role: given[f"{role}_worker"] for role in roles if f"{role}_worker" in given}
+    if len(addresses) == 1:
+        raise ConfigError("name both running workers, small and large, or neither")
+    workers: dict[str, dict[str, Any]] = {}
+    for role in roles:
+        values = {name: given.get(f"{role}_{name}", given.get(name)) for name in _PAIR}
+        values["model"] = given.get(role)
+        values["exit_layer"] = given.get("exit_layer") if role is Role.SMALL else None
+        workers[role] = {name: value for name, value in values.items() if value is not None}
+    return config.overlaid(
+        **workers,
+        orchestrator={name: given[name] for name in house if name in given},
+        generate={name: given[name] for name in request if name in given},
+    ), addresses
 
 
 def worker_options(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 from bild_dist import __version__, log
-from bild_dist.config import Config, OrchestratorConfig, WorkerConfig, configured
+from bild_dist.config import Config, OrchestratorConfig, WorkerConfig, configured, settled
 from bild_dist.errors import BildError, ConfigError, InvalidRequest
 from bild_dist.types import Mode, Options, Role, Schedule, nearest
 
@@ -23,7 +23,8 @@ PLANNED: Final = frozenset(
 )
 """Names that are settled for later versions; using one says so instead of guessing at a typo."""
 
-_REQUEST: Final = tuple(name for name in Options.__dataclass_fields__)
+_OWN: Final = frozenset(("command", "prompt", "input", "output", "json"))
+"""What the command line knows and a configuration does not."""
 _COMMANDS: Final = {
     "generate": "write texts with a small and a large model",
     "worker": "run one model as a worker process",
@@ -97,7 +98,8 @@ def _run(arguments: argparse.Namespace, inproc: InProcess) -> int:
         from bild_dist.orchestrator import launch
 
         return launch.main(configured(arguments.config))
-    config, addresses = resolve(arguments)
+    settings = {k: v for k, v in vars(arguments).items() if k not in _OWN}
+    config, addresses = settled(settings)
     if arguments.command == "check":
         from bild_dist.orchestrator import check
 
@@ -105,36 +107,6 @@ def _run(arguments: argparse.Namespace, inproc: InProcess) -> int:
     from bild_dist.orchestrator import generate
 
     return generate.main(generate.Job.from_arguments(arguments), config, addresses, inproc)
-
-
-def resolve(arguments: argparse.Namespace) -> tuple[Config, dict[Role, str]]:
-    """The configuration file, if any, with the command line laid over it; addresses of running workers.
-
-    Raises:
-        ConfigError: the file is wrong, or the options contradict each other.
-        InvalidRequest: a per-request option is out of its range.
-    """
-    given = vars(arguments)
-    config = configured(given.get("config"))
-    workers: dict[str, dict[str, Any]] = {"small": {}, "large": {}}
-    for name in ("device", "dtype", "threads", "tokenizer"):
-        for role in workers:
-            value = given.get(f"{role}_{name}", given.get(name))
-            if value is not None:
-                workers[role][name] = value
-    for role in workers:
-        if given.get(role) is not None:
-            workers[role]["model"] = given[role]
-    if (given.get("small") is None) != (given.get("large") is None) and given.get("config") is None:
-        raise ConfigError("name both models, --small and --large, or neither for the default pair")
-    if given.get("exit_layer") is not None:
-        workers["small"]["exit_layer"] = given["exit_layer"]
-    house = {k: given[k] for k in ("transport", "concurrency") if given.get(k) is not None}
-    request = {name: given[name] for name in _REQUEST if given.get(name) is not None}
-    addresses = {role: given[f"{role.value}_worker"] for role in Role if given.get(f"{role}_worker")}
-    if len(addresses) == 1:
-        raise ConfigError("name both running workers, --small-worker and --large-worker, or neither")
-    return config.overlaid(generate=request, orchestrator=house, **workers), addresses
 
 
 def _pair_options(command: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ from bild_dist.model.base import Model
 from bild_dist.transport import serve
 from bild_dist.transport.base import Server
 from bild_dist.workers.engine import Engine
-from bild_dist.workers.service import Connection, Service
+from bild_dist.workers.service import Connection, Service, complaint
 
 
 class Worker:
@@ -54,8 +54,7 @@ class Worker:
         )
 
         def deliver(connection: Hashable, reply: Reply) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody is left to hear it
-                loop.call_soon_threadsafe(self._service.deliver, cast(Connection, connection), reply)
+            loop.call_soon_threadsafe(self._service.deliver, cast(Connection, connection), reply)
 
         self._engine = Engine(model, self._slots, deliver)
         self._service = Service(model, self._engine, self.info)
@@ -67,12 +66,12 @@ class Worker:
             await asyncio.to_thread(self._engine.stop)
             raise
         self._engine.ended.add_done_callback(
-            lambda _: loop.call_soon_threadsafe(self._engine_ended)
+            lambda _: _call(loop, self._engine_ended)
         )
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        self._service.say_goodbye("the worker was stopped")
+        await self._service.farewell("the worker was stopped")
         await self._server.close()
         await asyncio.to_thread(self._engine.stop)
 
@@ -83,14 +82,19 @@ class Worker:
 
     def check(self) -> None:
         """Raises what the engine failed with, if it has."""
-        if self._engine.ended.done():
-            self._engine.ended.result()
+        error = self._fault()
+        if error is not None:
+            raise error
 
     def _engine_ended(self) -> None:
-        error = self._engine.ended.exception()
-        if isinstance(error, BildError):
-            self._service.report(error)
+        error = self._fault()
+        if error is not None:
+            self._service.tell(complaint(error))
         self.over.set()
+
+    def _fault(self) -> BildError | None:
+        error = self._engine.ended.exception() if self._engine.ended.done() else None
+        return error if isinstance(error, BildError) else None
 
 
 async def run(load: Callable[[], Model], listen: str, slots: int, *, with_parent: bool) -> None:
@@ -110,6 +114,12 @@ async def run(load: Callable[[], Model], listen: str, slots: int, *, with_parent
             print(f"ready {worker.address} {describe(worker.info)}", flush=True)  # noqa: T201
             await worker.over.wait()
             worker.check()
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
+    """Calls on the loop from another thread, if it still runs."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(function)
 
 
 def describe(info: Info) -> str:

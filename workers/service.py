@@ -6,6 +6,7 @@ Runs on the event loop and never computes, so a heartbeat is answered while a pa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -35,6 +36,9 @@ from bild_dist.workers.engine import Engine
 SILENCE_S: Final = 10.0
 """A peer of which nothing was heard for so long has gone: its slots are freed."""
 
+FAREWELL_S: Final = 0.5
+"""How long a worker that ends waits for its last words to leave."""
+
 CHUNK: Final = 1 << 20
 """Bytes of a tokenizer file per message."""
 
@@ -46,6 +50,8 @@ class Connection:
     channel: Channel
     outbox: asyncio.Queue[Message | None] = field(default_factory=asyncio.Queue)
     """What the writer still has to send; None ends it."""
+    written: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the writer has sent its last message."""
 
 
 class Service:
@@ -67,7 +73,7 @@ class Service:
                 try:
                     await self._read(connection)
                 except BildError as error:
-                    connection.outbox.put_nowait(_complaint(error))
+                    connection.outbox.put_nowait(complaint(error))
                 finally:
                     connection.outbox.put_nowait(None)
         finally:
@@ -80,24 +86,28 @@ class Service:
         if connection in self._connections:
             connection.outbox.put_nowait(reply)
 
-    def say_goodbye(self, reason: str) -> None:
-        """Tells every orchestrator that this worker goes."""
+    def tell(self, message: Bye | Failed) -> None:
+        """Last words to every orchestrator."""
         for connection in self._connections:
-            connection.outbox.put_nowait(Bye(reason=reason))
+            connection.outbox.put_nowait(message)
             connection.outbox.put_nowait(None)
 
-    def report(self, error: BildError) -> None:
-        """Tells every orchestrator why this worker is about to end."""
-        for connection in self._connections:
-            connection.outbox.put_nowait(_complaint(error))
-            connection.outbox.put_nowait(None)
+    async def farewell(self, reason: str) -> None:
+        """Says goodbye, and waits a moment until it was heard."""
+        self.tell(Bye(reason=reason))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_S):
+                for connection in list(self._connections):
+                    await connection.written.wait()
 
     async def _write(self, connection: Connection) -> None:
-        while (message := await connection.outbox.get()) is not None:
-            try:
+        try:
+            while (message := await connection.outbox.get()) is not None:
                 await connection.channel.send(message)
-            except WorkerUnavailable:
-                return
+        except WorkerUnavailable:
+            pass  # the reader hears of it too, and ends the connection
+        finally:
+            connection.written.set()
 
     async def _read(self, connection: Connection) -> None:
         channel = connection.channel
@@ -146,10 +156,11 @@ class Service:
         data = self._files.get(message.name)
         if data is None or not 0 <= message.offset <= len(data):
             error = InvalidRequest(f"this worker has no file {message.name!r} at {message.offset}")
-            return replace(_complaint(error), seq=message.seq)
+            return replace(complaint(error), seq=message.seq)
         piece = data[message.offset : message.offset + CHUNK]
         return Chunk(seq=message.seq, total=len(data), data=piece)
 
 
-def _complaint(error: BildError) -> Failed:
+def complaint(error: BildError) -> Failed:
+    """An error that speaks of the whole connection."""
     return Failed(session=0, epoch=0, seq=0, error=type(error).__name__, message=str(error))

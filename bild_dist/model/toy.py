@@ -1,14 +1,17 @@
 """Scripted twin models: no torch, no weights, every token known beforehand.
 
-A small and a large toy share one `Script`. At each position it says what the large model writes, what the small one
-proposes, how sure it is and how far the two are apart, all from a hash of the ids before it. So a test can ask the script
-what a text must be, and two real processes can be checked against it in a second.
+A small and a large toy share one `Script`. At each position it says what the large model writes,
+what the small one proposes, how sure it is and how far the two are apart, all from a hash of the
+ids before it. So a test can ask the script what a text must be, and two real processes can be
+checked against it in a second.
 
-A toy hashes what *its passes wrote into the slot*, never the ids handed to it: a wrong length, a slot that was not opened
-anew or a rollback that did not happen gives other tokens, as a wrong KV cache does.
+A toy hashes what *its passes wrote into the slot*, never the ids handed to it: a wrong length, a
+slot that was not opened anew or a rollback that did not happen gives other tokens, as a wrong KV
+cache does.
 
-A model is named by a URL-like string, `toy:small?seed=1&f=0.2`, with these keys (defaults and ranges in `Script` and `Pace`):
-`seed f q rho mild end encdec` for the script, which must agree between twins, and `ms ms_token length` for one model.
+A model is named by a URL-like string, `toy:small?seed=1&f=0.2`. Keys, with defaults and ranges in
+`Script` and `Pace`: `seed f q rho mild end encdec` for the script, which must be the same for both
+twins, and `ms ms_token length` for one model.
 """
 
 from __future__ import annotations
@@ -43,19 +46,21 @@ FREE: Final = Rules(vocabulary=VOCABULARY, begin=0, limit=2**31, end_ids=(END,))
 _HOLE: Final = 2**32 - 1
 """What lies in a cache where nothing was ever written. No id, so it changes every hash."""
 
-# Letters by frequency, so that texts can be spoken. 0xC3 0xA9 is one character in two tokens: streams must hold it back.
-_VOWELS: Final = b"aaaeeeeiiooouu"
-_CONSONANTS: Final = b"nnttssrrllddhhmmccppggbbvvffkwj    ,\xc3"
+# Letters by frequency, so that texts can be spoken. 0xC3 0xA9 is one character in two tokens, for
+# streams to hold back.
 _LEAD, _FOLLOW = 0xC3, 0xA9
+_VOWELS: Final = b"aaaeeeeiiooouu"
+_OTHERS: Final = b"nnttssrrllddhhmmccppggbbvvffkwj    ,\xc3"
+_BEFORE_VOWEL: Final = frozenset(b"ntsrldhmcpgbvfkwj")
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
     """What the two models say of one position.
 
-    `small`, `large`: their draws. `confidence`: the small model's largest probability. `distance`: -ln p_L(`small`), nats.
-    `top`: the large model's largest probability. The remaining mass is spread evenly over the other `allowed` - 1
-    (or, where the draws differ, `allowed` - 2 for the large model) ids, so both are distributions.
+    `small`, `large`: their draws. `confidence`: the small model's largest probability. `distance`:
+    -ln p_L(`small`), nats. `top`: the large model's largest probability. What is left of either
+    distribution is spread evenly over the other ids of the `allowed` ones.
     """
 
     small: int
@@ -98,18 +103,20 @@ class Script:
     q: float = 0.45
     """Share of the unsure positions where its draw is nevertheless the large model's."""
     rho: float = 0.03
-    """Share of the other positions where the large model objects strongly: distance in [6, 14) nats."""
+    """Share of the other positions where the large model objects: distance in [6, 14) nats."""
     mild: float = 0.05
-    """Share of the other positions where it would write something else but not object: distance in [0.8, 1.8) nats."""
+    """Share of the others where it would write something else but not object: [0.8, 1.8) nats."""
     end: float = 0.02
-    """Share of positions where the large model ends the text. A wrong draw of the small one is an end 5 times as often."""
+    """Share of positions where the large model ends the text; 0 never does. A wrong draw of the
+    small one is an end 5 times as often."""
     encdec: bool = False
     """An encoder-decoder: a source is hashed in, the decoder starts from id 0."""
 
     def __post_init__(self) -> None:
         for name in ("f", "q", "rho", "mild", "end"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"toy: {name} = {getattr(self, name)} must be a share from 0 to 1")
+            share = getattr(self, name)
+            if not 0 <= share <= 1:
+                raise ConfigError(f"toy: {name} = {share} must be a share from 0 to 1")
         if self.rho + self.mild > 1:
             raise ConfigError("toy: rho + mild must be at most 1")
 
@@ -127,25 +134,22 @@ class Script:
         if large is None:
             large = permit.nearest(_letter(letter, ids))
         distance = self._distance(low, agree, apart)
-        small = large
-        if distance is not None and permit.count > 1:
-            small = self._wrong(other, large, permit, ids)
-        if small == large:
+        if permit.count == 1:
+            return Position(large, 1.0, large, 0.0, 1.0, 1)
+        if distance is None:
             chance = 1 - 0.5 * top
-            if permit.count == 1:
-                confidence = chance = 1.0
-            return Position(small, confidence, large, -math.log(chance), chance, permit.count)
-        distance = distance if distance is not None else 0.0
+            return Position(large, confidence, large, -math.log(chance), chance, permit.count)
+        small = self._wrong(other, large, permit, ids)
         objected = math.exp(-distance)
-        # At least one half, so that the large model's draw is its best token whatever the distance.
+        # At least one half, so that the large model's draw is its best token at any distance.
         chance = 1 - objected - (0.5 - objected) * top
         return Position(small, confidence, large, distance, chance, permit.count)
 
     def _numbers(self, ids: Sequence[int], source: Sequence[int]) -> tuple[float, ...]:
         """Eight numbers in [0, 1) from all that came before."""
-        key = struct.pack("<qI", self.seed, len(source))
-        digest = blake2b(key + array("I", source).tobytes() + array("I", ids).tobytes(), digest_size=32)
-        return tuple(n / 2**32 for n in struct.unpack("<8I", digest.digest()))
+        key = struct.pack("<qI", self.seed, len(source)) + array("I", source).tobytes()
+        digest = blake2b(key + array("I", ids).tobytes(), digest_size=32).digest()
+        return tuple(n / 2**32 for n in struct.unpack("<8I", digest))
 
     def _distance(self, low: bool, agree: float, apart: float) -> float | None:
         """How far the small model's draw is from the large one's, or None where they are the same."""
@@ -170,7 +174,7 @@ def _letter(number: float, ids: Sequence[int]) -> int:
     last = ids[-1] if ids else 0
     if last == _LEAD:
         return _FOLLOW
-    table = _VOWELS if last in _CONSONANTS and last not in b" ," else _CONSONANTS
+    table = _VOWELS if last in _BEFORE_VOWEL else _OTHERS
     return table[int(number * len(table))]
 
 
@@ -193,10 +197,10 @@ class _Permit:
         banned = {*rules.suppress, *(rules.begin_suppress if index == rules.begin else ())}
         if index < rules.min_length or index - rules.begin < rules.min_new_tokens:
             banned.update(rules.end_ids)
-        inside = frozenset(token for token in banned if 0 <= token < rules.vocabulary)
-        permit = cls(min(rules.vocabulary, VOCABULARY), frozenset(forced), inside)
-        if permit.count < 1:
-            raise InvalidRequest("the rules leave no token to write: suppress fewer")
+        width = min(rules.vocabulary, VOCABULARY)
+        permit = cls(width, frozenset(forced), frozenset(t for t in banned if 0 <= t < width))
+        if permit.count < 1 or not all(0 <= token < width for token in forced):
+            raise InvalidRequest("the rules leave no token to write: suppress or force others")
         return permit
 
     @property
@@ -210,8 +214,9 @@ class _Permit:
 
     def nearest(self, wish: int) -> int:
         """The first allowed id from `wish` on, round the end of the vocabulary."""
+        wish %= self.vocabulary
         while not self.allows(wish):
-            wish = (wish + 1) % VOCABULARY
+            wish = (wish + 1) % self.vocabulary
         return wish
 
 
@@ -352,8 +357,9 @@ def tokenizer_json() -> bytes:
     hidden = iter(range(0x100, 0x200))
     table = {chr(byte if byte in visible else next(hidden)): byte for byte in range(256)}
     end = {"id": END, "content": "<|end|>", "special": True, "normalized": False}
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     flags = {"single_word": False, "lstrip": False, "rstrip": False}
+    switches = {"add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    level = {"type": "ByteLevel", **switches}
     return json.dumps({
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": [{**end, **flags}],
         "normalizer": None, "pre_tokenizer": level, "post_processor": None, "decoder": level,
