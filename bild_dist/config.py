@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -31,19 +32,20 @@ class WorkerConfig:
     tokenizer: str = ""
     """Folder or hub id of the tokenizer, where it is not with the model."""
     exit_layer: int = 0
-    """Keep only the first so many (decoder) layers: early exit, paper 4.4. 0 keeps all."""
+    """Keep only the first so many (decoder) layers, from 0, which keeps all (paper, section 4.4)."""
     device: str = "cpu"
     """`cpu`, `cuda` or `cuda:N`."""
     dtype: str = "float32"
     """float32, bfloat16 or float16. Figures that say "identical text" are float32."""
     threads: int = 0
-    """CPU threads of the worker; 0 takes one a core. In schedule `paper` the two models alternate, so both may."""
+    """CPU threads of the worker; 0 takes one a core. On schedule `paper` the models alternate, so
+    both may take them all."""
     listen: str = "zmq://127.0.0.1:0"
     """grpc://HOST:PORT, zmq://HOST:PORT or zmq+ipc://PATH; port 0 lets the system choose."""
     slots: int = 8
-    """Requests that may hold a KV cache at once."""
+    """Requests that may hold a KV cache at once, from 1. Memory is taken for all of them at start."""
     max_length: int = 2048
-    """Tokens per slot; a model that allows fewer positions has the last word."""
+    """Tokens per slot, prompt included, from 2; a model that allows fewer has the last word."""
     ignore_generation: tuple[str, ...] = ()
     """Fields of the model's generation config to leave out, such as `num_beams`."""
     trust_remote_code: bool = False
@@ -59,6 +61,8 @@ class WorkerConfig:
         dtypes = ["float32", "bfloat16", "float16"]
         if self.dtype not in dtypes:
             raise ConfigError(f"dtype = {self.dtype!r}: unknown{nearest(self.dtype, dtypes)}")
+        if re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is None:
+            raise ConfigError(f"device = {self.device!r} must be cpu, cuda or cuda:N")
         if not self.model:
             raise ConfigError("model = '': name a hub id, a folder or a GGUF file")
 
@@ -84,7 +88,7 @@ class OrchestratorConfig:
     transport: str = "zmq"
     """zmq (ipc on one host), grpc, or inproc (both models in this process)."""
     concurrency: int = 1
-    """Requests under way at once, at most the workers' slots."""
+    """Requests under way at once, from 1 to the workers' slots."""
 
     def __post_init__(self) -> None:
         transports = ["zmq", "grpc", "inproc"]
@@ -121,8 +125,9 @@ def configured(path: str | None) -> Config:
     Raises:
         ConfigError: names the file, the key, what was found and what is needed.
     """
+    config = Config()
     if path is None:
-        return Config()
+        return config
     file = Path(path)
     try:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -130,35 +135,61 @@ def configured(path: str | None) -> Config:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
-    kinds = {spec.name: spec.default_factory for spec in dataclasses.fields(Config)}
-    tables: dict[str, Any] = {}
-    for name, values in data.items():
-        if name not in kinds:
-            raise ConfigError(f"{path}: unknown table [{name}]{nearest(name, list(kinds))}")
-        if not isinstance(values, dict):
-            raise ConfigError(f"{path}: {name} must be a table: write [{name}] and its keys below")
-        tables[name] = _table(path, name, typing.cast(type, kinds[name]), values)
-    config = Config(**tables)
-    local = {
-        role: {"model": str(file.parent / worker.model)}
-        for role, worker in (("small", config.small), ("large", config.large))
-        if (file.parent / worker.model).exists()
-    }
-    return config.overlaid(**local)
+    for table, values in data.items():
+        if table in [role.value for role in Role] and isinstance(values, dict):
+            values = {**values, **_beside(file, values)}
+        config = _with_table(config, path, table, values)
+    return config
 
 
-def _table(path: str, table: str, kind: type, values: Mapping[str, Any]) -> Any:
-    hints = typing.get_type_hints(kind)
+def overlay(config: Config, assignments: Sequence[str]) -> Config:
+    """A configuration with single values replaced, each written `table.key=value`.
+
+    A value is read as TOML (`true`, `0.5`, `["a"]`), and as it stands where it is none (`cuda:0`).
+
+    Raises:
+        ConfigError: no such table or key, or a value that does not fit.
+    """
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        table, dot, key = name.strip().partition(".")
+        if not (equals and dot):
+            raise ConfigError(f"--set {assignment}: write TABLE.KEY=VALUE (generate.alpha_fb=0.5)")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()
+        config = _with_table(config, "--set", table, {key: value})
+    return config
+
+
+def _beside(file: Path, values: Mapping[str, Any]) -> dict[str, str]:
+    """Paths of a worker's table that lie beside the file, as seen from here."""
+    names = {key: values[key] for key in ("model", "tokenizer") if isinstance(values.get(key), str)}
+    paths = {key: file.parent / name for key, name in names.items() if name}
+    return {key: str(path) for key, path in paths.items() if path.exists()}
+
+
+def _with_table(config: Config, origin: str, table: str, values: object) -> Config:
+    """The configuration with values of one table replaced. `origin` names their file in errors."""
+    tables = [spec.name for spec in dataclasses.fields(Config)]
+    if table not in tables:
+        raise ConfigError(f"{origin}: unknown table [{table}]{nearest(table, tables)}")
+    if not isinstance(values, dict):
+        raise ConfigError(f"{origin}: {table} must be a table: write [{table}] and its keys below")
+    base = getattr(config, table)
+    hints = typing.get_type_hints(type(base))
     for key, value in values.items():
         if key not in hints:
-            raise ConfigError(f"{path}: unknown key {table}.{key}{nearest(key, list(hints))}")
+            raise ConfigError(f"{origin}: unknown key {table}.{key}{nearest(key, list(hints))}")
         if not _fits(value, hints[key]):
             wanted = _name(hints[key])
-            raise ConfigError(f"{path}: {table}.{key} = {value!r} must be {wanted}")
+            raise ConfigError(f"{origin}: {table}.{key} = {value!r} must be {wanted}")
     try:
-        return kind(**values)
+        return config.overlaid(**{table: values})
     except (ConfigError, InvalidRequest) as error:
-        raise ConfigError(f"{path}: [{table}] {error}") from None
+        # Their messages begin with the key.
+        raise ConfigError(f"{origin}: {table}.{error}") from None
 
 
 def _fits(value: object, hint: Any) -> bool:

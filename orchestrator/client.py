@@ -61,6 +61,7 @@ class WorkerClient:
         self._outbox: asyncio.Queue[Message | None] = asyncio.Queue()
         self._sinks: dict[int, Sink] = {}
         self._questions: dict[int, asyncio.Future[Chunk | Encoded]] = {}
+        self._pongs: dict[int, asyncio.Future[Pong]] = {}
         self._asked = 0
         self._beats = 0
         self._heard_ns = now_ns()
@@ -164,6 +165,14 @@ class WorkerClient:
             if len(data) >= chunk.total or not chunk.data:
                 return data
 
+    async def open_slots(self) -> int:
+        """How many slots the worker has given out, asked now."""
+        if self.lost is not None:
+            raise WorkerUnavailable(str(self.lost))
+        self._ping()
+        pong = self._pongs[self._beats] = asyncio.get_running_loop().create_future()
+        return (await pong).open_slots
+
     async def encode(self, text: str, src_lang: str, tgt_lang: str) -> Encoded:
         """Ids of a text, by a worker whose family has no fast tokenizer."""
         self._asked += 1
@@ -191,16 +200,18 @@ class WorkerClient:
 
     async def _read(self) -> None:
         while True:
-            self._take(await self._channel.receive())
+            try:
+                message = await self._channel.receive()
+            except WorkerUnavailable as error:
+                raise WorkerUnavailable(f"{self._who} is gone: {error}") from None
+            self._take(message)
             self._handled += 1
 
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()
         self._heard_ns = now_ns()
         while True:
-            self._beats += 1
-            self._beat_sent_ns = now_ns()
-            self._outbox.put_nowait(Ping(count=self._beats, progress=self._handled))
+            self._ping()
             planned = loop.time() + BEAT_S
             await asyncio.sleep(BEAT_S)
             if loop.time() > planned + BEAT_S:
@@ -210,6 +221,11 @@ class WorkerClient:
                 raise WorkerUnavailable(
                     f"{self._who} is frozen: no heartbeat for {SILENT_NS / 1e9:g} s"
                 )
+
+    def _ping(self) -> None:
+        self._beats += 1
+        self._beat_sent_ns = now_ns()
+        self._outbox.put_nowait(Ping(count=self._beats, progress=self._handled))
 
     def _take(self, message: Message) -> None:
         if isinstance(message, Opened | Drafted | Verified):
@@ -233,6 +249,9 @@ class WorkerClient:
         self._heard_ns = now_ns()
         if pong.count == self._beats:
             self.round_trip_ns = self._heard_ns - self._beat_sent_ns
+        asked = self._pongs.pop(pong.count, None)
+        if asked is not None and not asked.done():
+            asked.set_result(pong)
         bound_ns = max(STUCK_FACTOR * pong.expected_ns, STUCK_FLOOR_NS)
         if pong.expected_ns > 0 and pong.busy_ns > bound_ns:
             raise WorkerUnavailable(
@@ -259,7 +278,7 @@ class WorkerClient:
         self.lost = error
         for sink in list(self._sinks.values()):
             sink(error)
-        for question in self._questions.values():
+        for question in (*self._questions.values(), *self._pongs.values()):
             if not question.done():
                 question.set_exception(error)
 

@@ -124,6 +124,8 @@ class Supervisor:
             if child.process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     child.process.terminate()
+                    # One that stands still (SIGSTOP) hears it only when it goes on.
+                    child.process.send_signal(signal.SIGCONT)
                 try:
                     async with asyncio.timeout(STOP_S):
                         await child.process.wait()

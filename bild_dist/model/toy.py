@@ -50,8 +50,8 @@ _HOLE: Final = 2**32 - 1
 # streams to hold back.
 _LEAD, _FOLLOW = 0xC3, 0xA9
 _VOWELS: Final = b"aaaeeeeiiooouu"
-_OTHERS: Final = b"nnttssrrllddhhmmccppggbbvvffkwj    ,\xc3"
-_BEFORE_VOWEL: Final = frozenset(b"ntsrldhmcpgbvfkwj")
+_CONSONANTS: Final = b"nnttssrrllddhhmmccppggbbvvffkwj"
+_AFTER_VOWEL: Final = _CONSONANTS + b" " * 16 + b"\xc3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,11 @@ def _letter(number: float, ids: Sequence[int]) -> int:
     last = ids[-1] if ids else 0
     if last == _LEAD:
         return _FOLLOW
-    table = _VOWELS if last in _BEFORE_VOWEL else _OTHERS
+    table = _AFTER_VOWEL
+    if last == ord(" "):
+        table = _CONSONANTS
+    elif last < 256 and last in _CONSONANTS:
+        table = _VOWELS
     return table[int(number * len(table))]
 
 
