@@ -78,7 +78,7 @@ class Decoder:
         *,
         options: Options | None = None,
         concurrency: int = 1,
-        connect_timeout: float = 10.0,
+        connect_timeout: float = 5.0,
         text: Text | None = None,
     ) -> None:
         self._addresses = addresses

@@ -137,15 +137,26 @@ class Text:
 class Stream:
     """A text that grows. Owned by its request.
 
-    All pieces that `push` and `finish` give, put together, are the text: the ids decoded, cut before the first stop string. What
-    may still become part of a character or of a stop string is held back.
+    All pieces that `push` and `finish` give, put together, are the text: the ids decoded, cut before
+    the first stop string. Held back is what may still become part of a character or a stop string.
+
+        | settled .................. | open |     the text so far
+        | given ........ | held back ....... |
+
+    Decoding looks only at a window: the ids since `settled` ended, behind those of the step before,
+    because a first token is decoded unlike a later one (its leading space is dropped).
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, stop: tuple[str, ...]) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokens: Tokens | None, stop: tuple[str, ...]) -> None:
+        self._tokens = tokens
         self._stop = stop
         self._ids: list[int] = []
-        self._decoding = DecodeStream(skip_special_tokens=True)
+        self._window: list[int] = []
+        self._context = 0
+        """How many ids of the window belong to the settled text."""
+        self._prefix = ""
+        """What they decode to on their own."""
+        self._settled = ""
         self._text = ""
         self._given = 0
         self.stopped = False
@@ -153,28 +164,25 @@ class Stream:
 
     def push(self, token: int) -> str:
         """Takes the next token; gives the text that it sets free."""
-        if self._tokenizer is None or self.stopped:
+        # Tokens that write nothing are left out before decoding, so they must not part a character.
+        if self._tokens is None or self.stopped or not self._tokens.writes(token):
             return ""
+        searched = len(self._settled)
         self._ids.append(token)
-        piece = self._decoding.step(self._tokenizer, token)
-        if piece is None:
-            return ""
-        start = len(self._text)
-        self._text += piece
-        cut = self._find_stop(start)
+        self._window.append(token)
+        self._decode(self._tokens, token)
+        cut = self._find_stop(searched)
         if cut is not None:
             self.stopped = True
-            self._text = self._text[:cut]
-            return self._give(cut)
-        return self._give(len(self._text) - self._held())
+            return self._give(self._text[:cut])
+        return self._give(self._settled[: len(self._settled) - self._held()])
 
     def ahead(self, tokens: Sequence[int]) -> int | None:
         """Index of the first of these further tokens that would complete a stop string, or None."""
-        if not self._stop or self._tokenizer is None:
+        if not self._stop:
             return None
-        trial = Stream(self._tokenizer, self._stop)
-        for token in self._ids:
-            trial.push(token)
+        trial = copy.copy(self)
+        trial._ids, trial._window = list(self._ids), list(self._window)
         for i, token in enumerate(tokens):
             trial.push(token)
             if trial.stopped:
@@ -183,32 +191,44 @@ class Stream:
 
     def finish(self) -> str:
         """What was held back, once no further token comes."""
-        if self._tokenizer is None or self.stopped:
+        if self._tokens is None or self.stopped:
             return ""
-        whole = str(self._tokenizer.decode(self._ids, skip_special_tokens=True))
-        if whole.startswith(self._text):
-            self._text = whole  # with the signs that stand for an unfinished character
-        return self._give(len(self._text))
+        return self._give(self._tokens.decode(self._ids))
 
-    def _give(self, end: int) -> str:
-        start, self._given = self._given, max(self._given, end)
-        return self._text[start : self._given]
+    def _decode(self, tokens: Tokens, token: int) -> None:
+        """Brings `_text` up to date, and `_settled` where nothing to come can change it."""
+        line = tokens.decode(self._window)
+        if not line.startswith(self._prefix):  # a decoder that looks further back than one step
+            self._window, self._context, self._prefix = list(self._ids), 0, ""
+            self._settled, line = "", tokens.decode(self._ids)
+        fresh = line[len(self._prefix) :]
+        self._text = self._settled + fresh.rstrip(_BROKEN)
+        # A run of byte tokens that is no valid text as a whole decodes to nothing but broken signs.
+        if fresh and not fresh.endswith(_BROKEN) and not tokens.is_byte(token):
+            self._settled = self._text
+            self._window = self._window[self._context :]
+            self._context = len(self._window)
+            self._prefix = tokens.decode(self._window)
 
-    def _find_stop(self, start: int) -> int | None:
-        """Where the earliest stop string begins that ends behind `start`."""
+    def _give(self, text: str) -> str:
+        start, self._given = self._given, max(self._given, len(text))
+        return text[start:]
+
+    def _find_stop(self, searched: int) -> int | None:
+        """Where the earliest stop string begins; none ends within the first `searched` signs."""
         found = [
             at
             for stop in self._stop
-            if (at := self._text.find(stop, max(0, start - len(stop) + 1))) >= 0
+            if (at := self._text.find(stop, max(0, searched - len(stop) + 1))) >= 0
         ]
         return min(found) if found else None
 
     def _held(self) -> int:
-        """Length of the text's longest end that may be the beginning of a stop string."""
+        """Length of the settled text's longest end that may be the beginning of a stop string."""
         longest = 0
         for stop in self._stop:
-            for length in range(min(len(stop) - 1, len(self._text)), longest, -1):
-                if self._text.endswith(stop[:length]):
+            for length in range(min(len(stop) - 1, len(self._settled)), longest, -1):
+                if self._settled.endswith(stop[:length]):
                     longest = length
                     break
         return longest
