@@ -45,6 +45,11 @@ class Generation:
             raise StopAsyncIteration
         return event
 
+    @property
+    def done(self) -> bool:
+        """Whether the text is complete, or will never be."""
+        return self._result.done()
+
     async def result(self) -> Result:
         """The finished text.
 

@@ -1,12 +1,15 @@
 """Text to ids and back, as the orchestrator does it: with `tokenizers` and jinja2, without torch.
 
-The files come from the large worker: "tokenizer.json", and "chat.json" with the chat template and the special tokens it uses.
+The files come from the large worker: "tokenizer.json", and "chat.json" with the chat template and
+the special tokens that it uses.
 """
 
 from __future__ import annotations
 
+import copy
 import datetime
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, Self
 
@@ -14,7 +17,6 @@ from jinja2 import TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 
 from bild_dist.errors import ConfigError, InvalidRequest
 from bild_dist.types import nearest
@@ -22,12 +24,54 @@ from bild_dist.types import nearest
 _BROKEN = "\ufffd"
 """What an unfinished character decodes to."""
 
+_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
+"""How tokenizers that fall back to bytes write one."""
+
+
+class Tokens:
+    """A tokenizer, reduced to what a text needs of it. Immutable."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        added = tokenizer.get_added_tokens_decoder().items()
+        self.special: dict[str, int] = {token.content: i for i, token in added if token.special}
+        self._silent = frozenset(self.special.values())
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """Ids of a text, with the tokens that the model wants around it if `special`.
+
+        Raises:
+            InvalidRequest: it is no text, such as one half of a surrogate pair.
+        """
+        try:
+            return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
+        except Exception as error:  # the library raises bare ones
+            raise InvalidRequest(f"the text cannot be tokenised: {error}") from None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Special tokens and ids that the tokenizer lacks leave no trace."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def find(self, name: str) -> int | None:
+        """The id of a token by its name."""
+        found = self._tokenizer.token_to_id(name)
+        return None if found is None else int(found)
+
+    def writes(self, token: int) -> bool:
+        """Whether a token takes part in decoding."""
+        return token not in self._silent and self._tokenizer.id_to_token(token) is not None
+
+    def is_byte(self, token: int) -> bool:
+        return _BYTE.fullmatch(self._tokenizer.id_to_token(token) or "") is not None
+
 
 class Text:
     """The tokenizer of a pair. Immutable; a pair without one knows ids only."""
 
-    def __init__(self, tokenizer: Tokenizer | None, chat: Mapping[str, Any]) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokens: Tokens | None, chat: Mapping[str, Any]) -> None:
+        self._tokens = tokens
         self._chat = chat
 
     @classmethod
@@ -40,13 +84,13 @@ class Text:
         if "tokenizer.json" not in files:
             return cls(None, {})
         try:
-            tokenizer = Tokenizer.from_buffer(files["tokenizer.json"])
+            tokens = Tokens(Tokenizer.from_buffer(files["tokenizer.json"]))
             chat = json.loads(files.get("chat.json", b"{}"))
-        except Exception as error:  # the tokenizers library raises bare Exceptions
+        except Exception as error:  # the tokenizers library raises bare ones
             raise ConfigError(f"the model's tokenizer cannot be read: {error}") from None
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return cls(tokenizer, chat)
+        if not isinstance(chat, dict):
+            raise ConfigError("the model's tokenizer cannot be read: chat.json is no JSON object")
+        return cls(tokens, chat)
 
     @property
     def has_chat_template(self) -> bool:
@@ -56,34 +100,31 @@ class Text:
         """Ids of a text with the model's special tokens.
 
         With `src_lang` they are those of multilingual models: the language, the text, the end token.
+
+        Raises:
+            InvalidRequest: there is no tokenizer, no such language, or the text is none.
         """
-        tokenizer = self._need("a prompt")
+        tokens = self._need("a prompt")
         if src_lang is None:
-            return list(tokenizer.encode(prompt).ids)
-        inner = tokenizer.encode(prompt, add_special_tokens=False).ids
-        end = tokenizer.token_to_id(self._chat.get("eos_token") or "</s>")
+            return tokens.encode(prompt, special=True)
+        end = tokens.find(self._chat.get("eos_token") or "</s>")
+        inner = tokens.encode(prompt, special=False)
         return [self.language(src_lang), *inner, *([] if end is None else [end])]
 
     def language(self, code: str) -> int:
         """The id of a language token such as `deu_Latn`, `de_DE` or `__de__`.
 
         Raises:
-            InvalidRequest: the tokenizer has no such token; the nearest ones are named.
+            InvalidRequest: the tokenizer has no such token; the nearest one is named.
         """
-        tokenizer = self._need("a language")
+        special = self._need("a language").special
         for name in (code, f"__{code}__"):
-            token = tokenizer.token_to_id(name)
-            if token is not None and self._is_special(name):
-                return int(token)
-        added = [t.content for t in tokenizer.get_added_tokens_decoder().values()]
-        codes = [name.strip("_") for name in added if name.strip("_") and name[0] not in "<["]
+            if name in special and _is_language(name):
+                return special[name]
+        codes = [name.strip("_") for name in special if _is_language(name)]
         if not codes:
             raise InvalidRequest(f"the model knows no languages: leave out {code!r}")
         raise InvalidRequest(f"unknown language {code!r}{nearest(code, codes)}")
-
-    def _is_special(self, name: str) -> bool:
-        added = self._need("a language").get_added_tokens_decoder().values()
-        return any(token.content == name for token in added)
 
     def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Ids of a conversation, up to where the model is to answer.
@@ -91,47 +132,51 @@ class Text:
         Raises:
             InvalidRequest: the model has no chat template, or the messages do not suit it.
         """
-        tokenizer = self._need("messages")
+        tokens = self._need("messages")
         template = self._chat.get("chat_template")
         if not template:
-            raise InvalidRequest("the model has no chat template: give a prompt instead of messages")
-        for message in messages:
-            if not isinstance(message.get("role"), str) or "content" not in message:
-                raise InvalidRequest("a message needs a role and a content")
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-        )
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = _today
-        environment.filters["tojson"] = _to_json
-        names = {k: v for k, v in self._chat.items() if k != "chat_template"}
-        try:
-            text = environment.from_string(template).render(
-                messages=[dict(message) for message in messages], add_generation_prompt=True, **names
+            raise InvalidRequest(
+                "the model has no chat template: give a prompt instead of messages"
             )
-        except (TemplateError, TypeError, ValueError) as error:
+        for message in messages:
+            if not all(isinstance(message.get(key), str) for key in ("role", "content")):
+                raise InvalidRequest("a message needs a role and a content, both texts")
+        names = {k: v for k, v in self._chat.items() if k != "chat_template"}
+        names["messages"] = [dict(message) for message in messages]
+        names["add_generation_prompt"] = True
+        try:
+            text = _environment().from_string(template).render(names)
+        except Exception as error:  # the template is a program that came with the model
             raise InvalidRequest(f"the messages do not suit the chat template: {error}") from None
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+        # The template has written the special tokens itself.
+        return tokens.encode(text, special=False)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of generated ids, special tokens left out."""
-        if self._tokenizer is None:
-            return ""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+        """The text of generated ids, special tokens left out; nothing without a tokenizer."""
+        return "" if self._tokens is None else self._tokens.decode(ids)
 
     def stream(self, stop: Sequence[str] = ()) -> Stream:
-        """A new text that grows token by token and ends at the first of `stop`."""
-        if stop and self._tokenizer is None:
-            raise InvalidRequest("stop strings need a tokenizer: the models came without one")
-        return Stream(self._tokenizer, tuple(stop))
+        """A new text that grows token by token and ends at the first of `stop`.
 
-    def _need(self, what: str) -> Tokenizer:
-        if self._tokenizer is None:
+        Raises:
+            InvalidRequest: stop strings without a tokenizer to find them.
+        """
+        if stop:
+            self._need("a stop string")
+        return Stream(self._tokens, tuple(stop))
+
+    def _need(self, what: str) -> Tokens:
+        if self._tokens is None:
             raise InvalidRequest(
-                f"the models came without a tokenizer, so {what} cannot be read: give prompt_tokens, "
-                "or name a tokenizer when the workers are started"
+                f"the models came without a tokenizer, so {what} cannot be read: give "
+                "prompt_tokens, or name a tokenizer when the workers are started"
             )
-        return self._tokenizer
+        return self._tokens
+
+
+def _is_language(name: str) -> bool:
+    """Among special tokens: not `<s>`, `[PAD]` and their like."""
+    return name.strip("_") != "" and name[0] not in "<["
 
 
 class Stream:
@@ -140,8 +185,8 @@ class Stream:
     All pieces that `push` and `finish` give, put together, are the text: the ids decoded, cut before
     the first stop string. Held back is what may still become part of a character or a stop string.
 
-        | settled .................. | open |     the text so far
-        | given ........ | held back ....... |
+        | settled ............ | may change |     the text so far
+        | given ....... | held back ....... |
 
     Decoding looks only at a window: the ids since `settled` ended, behind those of the step before,
     because a first token is decoded unlike a later one (its leading space is dropped).
@@ -175,7 +220,9 @@ class Stream:
         if cut is not None:
             self.stopped = True
             return self._give(self._text[:cut])
-        return self._give(self._settled[: len(self._settled) - self._held()])
+        # A run of byte tokens may turn out to be no text, and then decodes to broken signs throughout.
+        sure = self._settled if self._tokens.is_byte(token) else self._text
+        return self._give(sure[: len(sure) - self._held(sure)])
 
     def ahead(self, tokens: Sequence[int]) -> int | None:
         """Index of the first of these further tokens that would complete a stop string, or None."""
@@ -203,7 +250,6 @@ class Stream:
             self._settled, line = "", tokens.decode(self._ids)
         fresh = line[len(self._prefix) :]
         self._text = self._settled + fresh.rstrip(_BROKEN)
-        # A run of byte tokens that is no valid text as a whole decodes to nothing but broken signs.
         if fresh and not fresh.endswith(_BROKEN) and not tokens.is_byte(token):
             self._settled = self._text
             self._window = self._window[self._context :]
@@ -223,24 +269,44 @@ class Stream:
         ]
         return min(found) if found else None
 
-    def _held(self) -> int:
-        """Length of the settled text's longest end that may be the beginning of a stop string."""
+    def _held(self, text: str) -> int:
+        """Length of a text's longest end that may be the beginning of a stop string."""
         longest = 0
         for stop in self._stop:
-            for length in range(min(len(stop) - 1, len(self._settled)), longest, -1):
-                if self._settled.endswith(stop[:length]):
+            for length in range(min(len(stop) - 1, len(text)), longest, -1):
+                if text.endswith(stop[:length]):
                     longest = length
                     break
         return longest
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """What chat templates are written for."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = _now
+    # Jinja's own `tojson` escapes for HTML.
+    environment.filters["tojson"] = _to_json
+    return environment
 
 
 def _refuse(message: str) -> NoReturn:
     raise TemplateError(message)
 
 
-def _today(form: str) -> str:
+def _now(form: str) -> str:
     return datetime.datetime.now().strftime(form)
 
 
-def _to_json(value: object, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _to_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )

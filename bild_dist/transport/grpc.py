@@ -1,7 +1,8 @@
 """gRPC: one bidirectional stream per connection, raw frames, our own codec.
 
 The settings answer to measured behaviour: keepalive alone never notices a frozen peer, the HTTP/2 ping timeout does;
-pings need permission on both sides or a healthy call is killed; an abandoned call lives on, so every call is cancelled.
+pings need permission on both sides or a healthy call is killed; an abandoned call lives on, so every call is cancelled;
+a write or read that is cancelled cancels the whole call, so only the channel's own two tasks touch it.
 """
 
 from __future__ import annotations
@@ -15,23 +16,21 @@ from typing import Any, Final
 # gRPC's fork handlers are useless here (workers are executed, never forked) and stall some processes.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
-import grpc  # noqa: E402
+import grpc
 
-from bild_dist.errors import (  # noqa: E402
-    ConfigError,
-    RemoteProtocolError,
-    WorkerUnavailable,
-)
-from bild_dist.messages import MAX_FRAME, Message  # noqa: E402
-from bild_dist.tasks import TaskSet  # noqa: E402
-from bild_dist.transport.address import Address  # noqa: E402
-from bild_dist.transport.base import Handler  # noqa: E402
-from bild_dist.transport.inbox import Inbox  # noqa: E402
-from bild_dist.wire.codec import Protobuf  # noqa: E402
+from bild_dist.errors import BildError, ConfigError, RemoteProtocolError, WorkerUnavailable
+from bild_dist.messages import MAX_FRAME, Message
+from bild_dist.tasks import TaskSet
+from bild_dist.transport.address import Address
+from bild_dist.transport.base import Handler
+from bild_dist.transport.mailbox import Mailbox
+from bild_dist.transport.serving import PEERS, carry, complaint, crowded
+from bild_dist.wire.codec import Protobuf
 
 METHOD: Final = "/bild.v1.Worker/Session"
-INBOX: Final = 64
-"""Messages read ahead of whoever receives; beyond it HTTP/2 flow control holds the peer back."""
+WAITING: Final = 64
+"""Messages that wait in each direction; beyond it HTTP/2 flow control holds the sender back."""
+WAITING_BYTES: Final = 8 * 1024 * 1024
 CLOSE_S: Final = 1.0
 """How long a close waits for the peer to take what was sent before."""
 
@@ -48,7 +47,7 @@ _SERVER: Final = (
     *_BOTH,
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
     ("grpc.http2.max_ping_strikes", 0),
-    ("grpc.max_concurrent_streams", 256),
+    ("grpc.max_concurrent_streams", PEERS),
     ("grpc.so_reuseport", 0),
 )
 _CLIENT: Final = (
@@ -59,33 +58,27 @@ _CLIENT: Final = (
     # Each connection stands alone: a shared subchannel would let one stream's end disturb another's.
     ("grpc.use_local_subchannel_pool", 1),
 )
+# What gRPC raises when a call is over; the call's status says why.
+_OVER: Final = (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError)
 
 
 class ClientChannel:
-    """The orchestrator's end. Owns the gRPC channel, its one call, and the task that reads it."""
+    """The orchestrator's end. Owns the gRPC channel, its one call, and the two tasks that use it."""
 
     def __init__(self, channel: grpc.aio.Channel, where: Address) -> None:
         self._channel = channel
         self._where = where
         self._codec = Protobuf()
         self._call = channel.stream_stream(METHOD)()
-        self._inbox = Inbox(INBOX)
-        self._writing = asyncio.Lock()
+        self._inbox = Mailbox[Message](WAITING, WAITING_BYTES)
+        self._outbox = Mailbox[bytes](WAITING, WAITING_BYTES)
         self._tasks = TaskSet()
-        self._reader = self._tasks.start(self._read())
+        self._parts = (self._tasks.start(self._read()), self._tasks.start(self._write()))
         self._closed = False
 
     async def send(self, message: Message) -> None:
         frame = self._codec.request(message)
-        if self._closed:
-            raise self._ended()
-        try:
-            async with self._writing:
-                await self._call.write(frame)
-        except grpc.aio.AioRpcError as error:
-            raise self._ended(error.details()) from None
-        except (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
-            raise self._ended() from None
+        await self._outbox.offer(frame, len(frame))
 
     async def receive(self) -> Message:
         return await self._inbox.get()
@@ -94,33 +87,47 @@ class ClientChannel:
         if self._closed:
             return
         self._closed = True
+        self._outbox.end(self._ended())
+        self._inbox.end(self._ended(), clear=True)
         try:
-            with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError, TimeoutError):
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_S):
-                    await self._call.done_writing()
                     # The worker answers the end of our messages with the end of its own.
-                    await asyncio.wait([self._reader])
+                    await asyncio.wait(self._parts)
         finally:
             self._call.cancel()
             await self._tasks.close()
-            self._inbox.end(self._ended())
             await self._channel.close()
 
     async def _read(self) -> None:
+        end: BildError = self._ended()
         try:
             while (frame := await self._call.read()) is not grpc.aio.EOF:
-                self._inbox.put(self._codec.read_reply(frame))
+                self._inbox.put(self._codec.read_reply(frame), len(frame))
                 await self._inbox.room()
             # The status says why the stream ended: in order, or by the peer's death.
-            why = await self._call.details()
-            self._inbox.end(self._ended(why))
+            end = self._ended(await self._call.details())
         except RemoteProtocolError as error:
-            self._inbox.end(error)
+            end = error
             self._call.cancel()
         except grpc.aio.AioRpcError as error:
-            self._inbox.end(self._ended(error.details()))
-        except (grpc.RpcError, asyncio.InvalidStateError):
-            self._inbox.end(self._ended())
+            end = self._ended(error.details())
+        except _OVER:
+            pass
+        finally:
+            self._inbox.end(end)
+            self._outbox.end(self._ended(str(end)))
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self._call.write(await self._outbox.get())
+        except WorkerUnavailable:
+            # The outbox has ended and all that was in it is written.
+            with contextlib.suppress(*_OVER):
+                await self._call.done_writing()
+        except _OVER:
+            pass  # the reader finds out why
 
     def _ended(self, why: str | None = None) -> WorkerUnavailable:
         reason = f": {why}" if why else ""
@@ -128,56 +135,55 @@ class ClientChannel:
 
 
 class ServerChannel:
-    """The worker's end of one stream. Its frames leave through the handler's generator."""
+    """The worker's end of one stream. Its frames leave through the generator of `GrpcServer`."""
 
     def __init__(self, requests: AsyncIterator[bytes], codec: Protobuf) -> None:
         self._requests = requests
         self._codec = codec
-        self._inbox = Inbox(INBOX)
-        self.outbox: asyncio.Queue[bytes | None] = asyncio.Queue(INBOX)
-        self._closed = False
+        self._inbox = Mailbox[Message](WAITING, WAITING_BYTES)
+        self.outbox = Mailbox[bytes](WAITING, WAITING_BYTES)
 
     async def send(self, message: Message) -> None:
         frame = self._codec.reply(message)
-        if self._closed:
-            raise _gone()
-        await self.outbox.put(frame)
+        await self.outbox.offer(frame, len(frame))
 
     async def receive(self) -> Message:
         return await self._inbox.get()
 
     async def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            await self.outbox.put(None)
+        """The generator still sends what was put before, then ends the stream."""
+        self.outbox.end(_gone())
+        self._inbox.end(_gone(), clear=True)
 
     def drop(self) -> None:
         """The stream has ended: nobody takes the outbox any more."""
-        self._closed = True
+        self.outbox.end(_gone(), clear=True)
         self._inbox.end(_gone())
-        while not self.outbox.empty():
-            self.outbox.get_nowait()
 
     async def read(self) -> None:
-        """Moves what arrives into the inbox."""
+        """Moves what arrives into the inbox; while that is full, nothing is read."""
+        end: BildError = _gone()
         try:
             async for frame in self._requests:
-                self._inbox.put(self._codec.read_request(frame))
+                self._inbox.put(self._codec.read_request(frame), len(frame))
                 await self._inbox.room()
-            self._inbox.end(_gone())
         except RemoteProtocolError as error:
-            self._inbox.end(error)
-        except (grpc.RpcError, grpc.aio.UsageError):
-            self._inbox.end(_gone())
+            end = error
+        except _OVER:
+            pass
+        finally:
+            self._inbox.end(end)
 
 
 class GrpcServer:
-    """The listening end. Owns the gRPC server."""
+    """The listening end. Owns the gRPC server and the channels of its streams."""
 
     def __init__(self, where: Address, handler: Handler) -> None:
         self._where = where
         self._handler = handler
         self._codec = Protobuf()
+        self._channels: set[ServerChannel] = set()
+        self._closed = False
         self._server = grpc.aio.server(options=_SERVER)
         rpc = grpc.stream_stream_rpc_method_handler(self._session)
         service, _, method = METHOD[1:].partition("/")
@@ -190,38 +196,46 @@ class GrpcServer:
         return str(self._where)
 
     async def start(self) -> None:
+        """Listens. Raises ConfigError where the port cannot be had."""
         try:
             port = self._server.add_insecure_port(self._where.host_port)
         except RuntimeError:
             port = 0
         if port == 0:
-            raise ConfigError(f"{self._where} cannot be listened on: is the port in use? Choose another")
+            raise ConfigError(f"{self._where} cannot be listened on: is it in use? Choose another port")
         self._where = Address(self._where.scheme, self._where.host, port)
         await self._server.start()
 
     async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        # In good order first; whoever does not take the end of its stream in time is cut off.
+        for channel in list(self._channels):
+            await channel.close()
         await self._server.stop(CLOSE_S)
 
     async def _session(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        if self._closed or len(self._channels) >= PEERS:
+            yield self._codec.reply(complaint(crowded()))
+            return
         channel = ServerChannel(requests, self._codec)
+        self._channels.add(channel)
         tasks = TaskSet()
         tasks.start(channel.read())
-        tasks.start(self._serve(channel))
+        tasks.start(carry(self._handler, channel))
         try:
-            while (frame := await channel.outbox.get()) is not None:
-                yield frame
+            with contextlib.suppress(WorkerUnavailable):  # the outbox's end
+                while True:
+                    yield await channel.outbox.get()
         finally:
+            self._channels.discard(channel)
             channel.drop()
             await tasks.close()
 
-    async def _serve(self, channel: ServerChannel) -> None:
-        try:
-            await self._handler(channel)
-        finally:
-            await channel.close()
-
 
 async def connect(where: Address, timeout: float) -> ClientChannel:
+    """Connects within `timeout` seconds, or raises WorkerUnavailable."""
     channel = grpc.aio.insecure_channel(where.host_port, options=_CLIENT)
     try:
         async with asyncio.timeout(timeout):
@@ -238,6 +252,7 @@ async def connect(where: Address, timeout: float) -> ClientChannel:
 
 
 async def serve(where: Address, handler: Handler) -> GrpcServer:
+    """Listens on a TCP port. Raises ConfigError where it cannot be had."""
     server = GrpcServer(where, handler)
     try:
         await server.start()

@@ -1,0 +1,96 @@
+"""Where a model's files are: a folder, a GGUF file turned into one, a hub id, or this project's own pair."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+from bild_dist.config import DEFAULT_PAIR
+from bild_dist.errors import ConfigError
+
+_ID: Final = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+_PATTERNS: Final = (
+    "*.json", "*.jinja", "*.txt", "*.model", "*.spm", "model*.safetensors",
+)  # fmt: skip
+_TIMEOUT: Final = 5.0
+"""Seconds to wait for a hub before saying that there is none."""
+
+
+def folder_of(name: str, *, weights: bool = True, trust_remote_code: bool = False) -> Path:
+    """A local folder with the files of what `name` means.
+
+    Raises:
+        ConfigError: there is none, or its weights are in a format that is not read here; with the remedies.
+    """
+    if name == DEFAULT_PAIR:
+        from bild_dist.model.default_pair import locate
+
+        name = locate()
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ConfigError(f"{name}: there is no such file")
+        from bild_dist.model.gguf import converted
+
+        return converted(path)
+    if path.is_dir():
+        _check(name, path, weights=weights)
+        return path
+    if path.exists():
+        raise ConfigError(f"{name} is a file: name the folder that it lies in, or a .gguf file")
+    if not _ID.fullmatch(name) or name in (".", ".."):
+        raise ConfigError(f"{name}: there is no such folder")
+    return _downloaded(name, weights=weights, trust_remote_code=trust_remote_code)
+
+
+def _check(name: str, folder: Path, *, weights: bool) -> None:
+    if not weights:
+        return
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"{name} is not a model: it has no config.json. Name the folder that a model was saved to"
+        )
+    if any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(file.name for file in folder.glob("*.bin")) + sorted(
+        file.name for file in folder.glob("*.pt*")
+    )
+    if pickled:
+        raise ConfigError(
+            f"{name} has its weights in {pickled[0]}, a pickle, which can run code when it is read: convert it to "
+            "safetensors where you trust it (model.save_pretrained in transformers) and name that folder"
+        )
+    raise ConfigError(f"{name} has a config.json but no weights (*.safetensors)")
+
+
+def _downloaded(name: str, *, weights: bool, trust_remote_code: bool) -> Path:
+    """The snapshot of a hub id: from the local cache, or from the hub within its patience."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+
+    patterns = [*_PATTERNS, *(("*.py",) if trust_remote_code else ())]
+    if not weights:
+        patterns.remove("model*.safetensors")
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+        _check(name, folder, weights=weights)
+    except (LocalEntryNotFoundError, ConfigError):
+        pass
+    else:
+        return folder
+    try:
+        # Asked first, because a download tries again and again where nobody answers.
+        HfApi().model_info(name, timeout=_TIMEOUT)
+        folder = Path(
+            snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"], etag_timeout=_TIMEOUT)
+        )
+    except RepositoryNotFoundError:
+        raise ConfigError(f"{name}: there is no such folder, and no such model on the hub") from None
+    except Exception as error:
+        raise ConfigError(
+            f"{name} is no folder here, and the model hub cannot be reached ({type(error).__name__}): name a folder "
+            "with the model's files, or connect this machine to the network and try again"
+        ) from None
+    _check(name, folder, weights=weights)
+    return folder

@@ -1,0 +1,221 @@
+"""From a name to a model that can run: a folder, a GGUF file, a hub id, or this project's own pair.
+
+Everything ends in a local folder with safetensors. What cannot be decoded token by token with two models, or cannot be
+loaded safely, is refused here, before any request, with the remedy in the message.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers.cache_utils import DynamicCache
+from transformers.utils import logging
+
+from bild_dist.config import WorkerConfig
+from bild_dist.errors import ConfigError
+from bild_dist.messages import PROTOCOL, Info
+from bild_dist.model import hub, tokenizer
+from bild_dist.model.hf import HfModel
+from bild_dist.model.rules import rules_of
+
+_DTYPES: Final = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+_LANGUAGES: Final = ("marian", "m2m_100", "mbart", "nllb-moe", "nllb_moe")
+"""Families without a fast tokenizer, or with one whose special tokens depend on languages."""
+
+
+def load(config: WorkerConfig) -> HfModel:
+    """The model that a configuration names, ready for `allocate`. Sets torch's threads if they are given.
+
+    Raises:
+        ConfigError: it is not there, is no language model that can be checked token by token, or the device is absent.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device = _device(config.device)
+    folder = hub.folder_of(config.model, trust_remote_code=config.trust_remote_code)
+    plan: Any = _plan(folder, config)
+    encdec = bool(plan.is_encoder_decoder)
+    text: Any = plan.get_text_config(decoder=True)
+    _cut(plan, text, config.exit_layer, encdec)
+    length = _length(config, text)
+    _check_layers(config.model, text, config.max_length, length)
+    model = _weights(folder, plan, config, encdec).to(device)  # type: ignore[arg-type]
+    if getattr(model, "_is_stateful", False):
+        raise _uncuttable(config.model, "recurrent layers")
+    tokens = _tokens(folder, config, plan)
+    generation: Any = model.generation_config
+    width = int(text.vocab_size)
+    positions = getattr(plan, "max_encoder_position_embeddings", None) or _positions(text)
+    info = Info(
+        protocol=PROTOCOL, model=config.model, architecture=type(model).__name__,
+        kind="encoder-decoder" if encdec else "decoder", generation="", pid=0,
+        device=str(device), dtype=config.dtype, threads=torch.get_num_threads(), slots=0,
+        max_length=length, max_source=min(positions or config.max_length, config.max_length) if encdec else 0,
+        tokenizer=tokens.fingerprint, tokenizer_size=tokens.size, encodes=tokens.encodes,
+        decoder_prompt=_decoder_prompt(config.model, generation, plan) if encdec else (),
+        rules=rules_of(generation, width, config.ignore_generation, decoder_only=not encdec),
+    )  # fmt: skip
+    return HfModel(model, info, tokens)
+
+
+def _device(name: str) -> torch.device:
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
+        raise ConfigError(f"device = {name!r} must be cpu, cuda or cuda:N")
+    if kind == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        raise ConfigError(f"device = {name!r}: this machine has no CUDA device that torch can use. Take --device cpu")
+    if int(index or 0) >= count:
+        raise ConfigError(f"device = {name!r}: this machine has CUDA devices 0 to {count - 1}")
+    return torch.device("cuda", int(index or 0))
+
+
+def _plan(folder: Path, config: WorkerConfig) -> Any:
+    """The model's own config, once it is known to be a language model in safetensors."""
+    name = config.model
+    try:
+        plan: Any = AutoConfig.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=config.trust_remote_code
+        )
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise ConfigError(
+                f"{name} comes with its own code, which can do anything on this machine: "
+                "if you trust it, start the worker with --trust-remote-code"
+            ) from None
+        raise ConfigError(f"{name} has a config.json that transformers cannot read: {_line(error)}") from None
+    architectures = [str(entry) for entry in plan.architectures or []]
+    heads = ("CausalLM", "LMHeadModel", "WithLMHead", "ForConditionalGeneration", "MTModel")
+    if architectures and not any(head in entry for entry in architectures for head in heads):
+        raise ConfigError(
+            f"{name} is a {architectures[0]}, which writes no text: take a model with a language-model head "
+            "(...ForCausalLM or ...ForConditionalGeneration)"
+        )
+    return plan
+
+
+def _cut(plan: Any, text: Any, exit_layer: int, encdec: bool) -> None:
+    """Keeps the first layers of the decoder only: early exit with the shared norm and head (paper, 4.4)."""
+    if not exit_layer:
+        return
+    names = ("decoder_layers", "num_decoder_layers") if encdec else ("num_hidden_layers",)
+    name = next((n for n in names if getattr(text, n, None) is not None), None)
+    if name is None:
+        raise ConfigError("exit_layer: this family does not say how many decoder layers it has")
+    layers = int(getattr(text, name))
+    if not 1 <= exit_layer <= layers:
+        raise ConfigError(f"exit_layer = {exit_layer} must be from 1 to {layers}, the model's layers")
+    setattr(text, name, exit_layer)
+    if not encdec and getattr(text, "layer_types", None):
+        text.layer_types = list(text.layer_types)[:exit_layer]
+
+
+def _positions(text: Any) -> int | None:
+    """How many positions a model knows; None where positions are relative without end."""
+    for name in ("max_decoder_position_embeddings", "max_position_embeddings", "max_seq_len"):
+        value = getattr(text, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def _length(config: WorkerConfig, text: Any) -> int:
+    return min(_positions(text) or config.max_length, config.max_length)
+
+
+def _uncuttable(name: str, what: str) -> ConfigError:
+    return ConfigError(
+        f"{name} has {what}, whose state cannot be cut back to an earlier token: take a model "
+        "whose layers all use full attention"
+    )
+
+
+def _check_layers(name: str, text: Any, asked: int, length: int) -> None:
+    """Refuses layers that forget, unless no text gets long enough for them to."""
+    for layer in DynamicCache(config=text).layers:
+        window = getattr(layer, "sliding_window", None)
+        kind = type(layer).__name__
+        if getattr(layer, "is_sliding", False) and isinstance(window, int):
+            if length > window:
+                raise ConfigError(
+                    f"{name} has sliding-window attention over {window} tokens, which cannot be cut back once it has "
+                    f"slid: start it with --max-length {window} or less (it is {asked})"
+                )
+        elif kind != "DynamicLayer":
+            kinds = sorted(set(getattr(text, "layer_types", None) or [kind]) - {"full_attention"})
+            raise _uncuttable(name, f"{' and '.join(kinds)} layers")
+
+
+def _weights(folder: Path, plan: Any, config: WorkerConfig, encdec: bool) -> PreTrainedModel:
+    auto: Any = AutoModelForSeq2SeqLM if encdec else AutoModelForCausalLM
+    try:
+        with _quiet():
+            model, report = auto.from_pretrained(
+                str(folder), config=plan, dtype=_DTYPES[config.dtype], use_safetensors=True, local_files_only=True,
+                trust_remote_code=config.trust_remote_code, output_loading_info=True,
+            )  # fmt: skip
+    except Exception as error:
+        raise ConfigError(f"{config.model} cannot be loaded: {_line(error)}") from error
+    absent = sorted(str(key) for key in [*report["missing_keys"], *report.get("mismatched_keys", ())])
+    if absent:
+        raise ConfigError(
+            f"{config.model} lacks weights that {type(model).__name__} needs ({', '.join(absent[:3])}"
+            f"{', ...' if len(absent) > 3 else ''}): they would be random. Take the complete checkpoint"
+        )
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps transformers' progress bars and remarks (layers left out on purpose) off the terminal."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _tokens(folder: Path, config: WorkerConfig, plan: Any) -> tokenizer.Tokens:
+    where = folder
+    if config.tokenizer:
+        where = hub.folder_of(config.tokenizer, weights=False)
+    with warnings.catch_warnings(), _quiet():
+        # Marian's tokenizer recommends a punctuation normaliser on every start.
+        warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
+        tokens = tokenizer.read(
+            where, multilingual=plan.model_type in _LANGUAGES, trust_remote_code=config.trust_remote_code
+        )
+    if config.tokenizer and not tokens.fingerprint:
+        raise ConfigError(f"tokenizer = {config.tokenizer!r}: there are no tokenizer files in {where}")
+    return tokens
+
+
+def _decoder_prompt(name: str, generation: Any, plan: Any) -> tuple[int, ...]:
+    for holder, field in (
+        (generation, "decoder_start_token_id"), (plan, "decoder_start_token_id"), (generation, "bos_token_id"),
+    ):  # fmt: skip
+        value = getattr(holder, field, None)
+        if isinstance(value, int):
+            return (value,)
+    raise ConfigError(f"{name} names no decoder_start_token_id: put it into generation_config.json")
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
