@@ -11,6 +11,7 @@ async def connect(address: str, *, timeout: float) -> Channel:
 
     Raises:
         ConfigError: the address is malformed.
+        Overloaded: an `inproc` server has too many connections; the others say so in a Failed.
         WorkerUnavailable: nobody listens there, or does not accept within `timeout` seconds.
     """
     where = parse(address)
@@ -43,6 +44,6 @@ async def serve(address: str, handler: Handler) -> Server:
         from bild_dist.transport import grpc
 
         return await grpc.serve(where, handler)
-    from bild_dist.transport import zmq
+    from bild_dist.transport import zmq_router
 
-    return await zmq.serve(where, handler)
+    return await zmq_router.serve(where, handler)

@@ -116,7 +116,7 @@ class ClientChannel:
             pass
         finally:
             self._inbox.end(end)
-            self._outbox.end(self._ended(str(end)))
+            self._outbox.end(end if isinstance(end, WorkerUnavailable) else self._ended(str(end)))
 
     async def _write(self) -> None:
         try:

@@ -1,53 +1,57 @@
-"""ZeroMQ: DEALER to ROUTER, one msgpack frame a message, over TCP or a Unix socket.
+"""ZeroMQ: DEALER to ROUTER, one msgpack frame a message, over TCP or a Unix socket. This side is the DEALER.
 
 ZeroMQ alone would queue messages to the dead and drop them for strangers without a word. So: nothing is queued before the
-handshake, the socket's monitor tells of a lost peer, a send that cannot be taken ends that peer's connection, and
-there is no silent reconnection. An empty frame says in both directions that the connection ends in good order.
+handshake, the socket's monitor tells of a lost peer, and there is no silent reconnection. An empty frame ends a
+connection in good order and is answered by another, so that a close knows that everything before it has arrived.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import os
-import socket
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import zmq
 import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
-from bild_dist.errors import (
-    BildError,
-    ConfigError,
-    Overloaded,
-    RemoteProtocolError,
-    WorkerUnavailable,
-)
-from bild_dist.messages import MAX_FRAME, Failed, Hello, Message
+from bild_dist.errors import BildError, ConfigError, RemoteProtocolError, WorkerUnavailable
+from bild_dist.messages import MAX_FRAME, Message
 from bild_dist.tasks import TaskSet
 from bild_dist.transport.address import Address
-from bild_dist.transport.base import Handler
-from bild_dist.transport.inbox import Inbox
+from bild_dist.transport.mailbox import Mailbox
 from bild_dist.wire.codec import from_msgpack, to_msgpack
 
-INBOX: Final = 1024
-"""Messages that may wait for whoever receives. A peer that sends more without being read is dropped."""
-PEERS: Final = 256
+WAITING: Final = 1024
+"""Messages that may wait for whoever receives."""
+WAITING_BYTES: Final = 8 * 1024 * 1024
 RETRY_S: Final = 0.05
+"""Between two attempts to connect."""
+CLOSE_S: Final = 0.5
+"""How long a close waits for the peer's answer."""
+STALL_S: Final = 2.0
+"""A peer that takes no message for so long has gone."""
+PAUSE_S: Final = 0.02
 END: Final = b""
 
 _OPTIONS: Final = {
-    zmq.LINGER: 500,
-    zmq.SNDHWM: 1024,
-    zmq.RCVHWM: 1024,
+    zmq.LINGER: 0,
+    # Only what the network has not taken yet: the mailboxes hold the rest. Each message may have MAX_FRAME bytes.
+    zmq.SNDHWM: 100,
+    zmq.RCVHWM: 100,
     zmq.MAXMSGSIZE: MAX_FRAME,
     zmq.HEARTBEAT_IVL: 500,
     zmq.HEARTBEAT_TIMEOUT: 1500,
     zmq.IPV6: 1,
 }
+_NO_HANDSHAKE: Final = (
+    zmq.EVENT_CLOSED,
+    zmq.EVENT_DISCONNECTED,
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH,
+)
 
 
 class ClientChannel:
@@ -57,22 +61,32 @@ class ClientChannel:
         self._dealer = dealer
         self._monitor = monitor
         self._where = where
-        self._inbox = Inbox(INBOX)
-        self._tasks = TaskSet()
-        self._tasks.start(self._read())
-        self._tasks.start(self._watch())
-        self._over = False
+        self._inbox = Mailbox[Message](WAITING, WAITING_BYTES)
+        self._arriving: asyncio.Future[list[bytes]] | None = None
+        self._sending = asyncio.Lock()
+        self._over: WorkerUnavailable | None = None
         self._closed = False
+        self._tasks = TaskSet()
+        self._reader = self._tasks.start(self._read())
+        self._tasks.start(self._watch())
 
     async def send(self, message: Message) -> None:
         frame = to_msgpack(message)
-        if self._over:
-            raise self._ended()
-        try:
-            # Without waiting: a full queue means that the worker takes nothing any more.
-            await self._dealer.send(frame, flags=zmq.NOBLOCK)
-        except zmq.ZMQError:
-            raise self._ended("the worker takes no messages") from None
+        async with self._sending:  # one that waits must not be overtaken
+            waited = 0.0
+            while waited < STALL_S:
+                if self._over is not None:
+                    raise self._over.with_traceback(None)
+                try:
+                    await self._dealer.send(frame, flags=zmq.NOBLOCK)
+                    return
+                except zmq.Again:
+                    await asyncio.sleep(PAUSE_S)
+                    waited += PAUSE_S
+                except zmq.ZMQError:
+                    break
+            self._finish(self._ended("the worker takes no messages"))
+            raise self._ended("the worker takes no messages")
 
     async def receive(self) -> Message:
         return await self._inbox.get()
@@ -80,39 +94,61 @@ class ClientChannel:
     async def close(self) -> None:
         if self._closed:
             return
-        self._closed = self._over = True
-        with contextlib.suppress(zmq.ZMQError):
-            await self._dealer.send(END, flags=zmq.NOBLOCK)
-        await self._tasks.close()
-        self._dealer.disable_monitor()
-        self._monitor.close(linger=0)
-        self._dealer.close()  # what was sent still leaves, for as long as LINGER says
-        self._inbox.end(self._ended())
+        self._closed = True
+        lost = self._over is not None
+        self._over = self._over or self._ended()
+        self._inbox.end(self._over, clear=True)
+        try:
+            with contextlib.suppress(zmq.ZMQError, TimeoutError):
+                if not lost:
+                    await self._dealer.send(END, flags=zmq.NOBLOCK)
+                    async with asyncio.timeout(CLOSE_S):
+                        await asyncio.wait([self._reader])
+        finally:
+            await self._tasks.close()
+            _discard(self._dealer, self._monitor)
 
     async def _read(self) -> None:
         """The socket's one reader: cancelling a receive elsewhere cannot lose a message."""
         try:
             while True:
-                frames = await self._dealer.recv_multipart()
-                if frames == [END]:
-                    self._end(self._ended())
-                    return
-                self._inbox.put(_message(frames))
+                self._arriving = self._dealer.recv_multipart()
+                frames = await self._arriving
+                self._arriving = None
+                self._take(frames)
                 await self._inbox.room()
-        except RemoteProtocolError as error:
-            self._end(error)
+        except BildError as error:
+            self._finish(error)
         except zmq.ZMQError:
-            self._end(self._ended())
+            self._finish(self._ended())
 
     async def _watch(self) -> None:
         while (await recv_monitor_message(self._monitor))["event"] != zmq.EVENT_DISCONNECTED:
             pass
-        while await self._dealer.poll(0):
-            await asyncio.sleep(0)  # the reader takes what came before the end
-        self._end(self._ended("the worker is dead or frozen"))
+        # The reader would wait for ever. What came before the end is still taken, in order: first the message that
+        # the reader was about to get, then what is left in the socket.
+        self._reader.cancel()
+        await asyncio.wait([self._reader])
+        try:
+            if (ready := self._arriving) is not None and ready.done() and not ready.cancelled():
+                self._take(ready.result())
+            while True:
+                await self._inbox.room()
+                self._take(await self._dealer.recv_multipart(flags=zmq.NOBLOCK))
+        except BildError as error:
+            self._finish(error)
+        except zmq.ZMQError:
+            self._finish(self._ended("the worker is dead or frozen"))
 
-    def _end(self, error: BildError) -> None:
-        self._over = True
+    def _take(self, frames: list[bytes]) -> None:
+        if frames == [END]:
+            raise self._ended()
+        self._inbox.put(read(frames), len(frames[0]))
+
+    def _finish(self, error: BildError) -> None:
+        if self._over is None:
+            over = isinstance(error, WorkerUnavailable)
+            self._over = error if over else self._ended(str(error))
         self._inbox.end(error)
 
     def _ended(self, why: str = "") -> WorkerUnavailable:
@@ -120,114 +156,8 @@ class ClientChannel:
         return WorkerUnavailable(f"the connection to {self._where} has ended{reason}")
 
 
-class ServerChannel:
-    """The worker's end of one peer. Owned by the server, which holds the socket."""
-
-    def __init__(self, server: ZmqServer, identity: bytes) -> None:
-        self._server = server
-        self._identity = identity
-        self.inbox = Inbox(INBOX)
-
-    async def send(self, message: Message) -> None:
-        await self._server.send(self._identity, to_msgpack(message))
-
-    async def receive(self) -> Message:
-        return await self.inbox.get()
-
-    async def close(self) -> None:
-        await self._server.forget(self._identity)
-
-
-class ZmqServer:
-    """The listening end. Owns a ROUTER, the task that reads it, and all peers."""
-
-    def __init__(self, where: Address, router: zmq.asyncio.Socket, handler: Handler) -> None:
-        self._where = where
-        self._router = router
-        self._handler = handler
-        self._peers: dict[bytes, ServerChannel] = {}
-        self._handlers = TaskSet()
-        self._reader = TaskSet()
-        self._reader.start(self._read())
-
-    @property
-    def address(self) -> str:
-        return str(self._where)
-
-    async def send(self, identity: bytes, frame: bytes) -> None:
-        """Sends to a peer that is known. Never waits: one slow peer must not hold up the others."""
-        if identity not in self._peers:
-            raise _gone()
-        try:
-            await self._router.send_multipart([identity, frame], flags=zmq.NOBLOCK)
-        except zmq.ZMQError:
-            # Gone (EHOSTUNREACH), or its queue is full because it does not read.
-            self._drop(identity, _gone())
-            raise _gone() from None
-
-    async def forget(self, identity: bytes) -> None:
-        """Ends a connection in good order. Idempotent."""
-        if identity in self._peers:
-            with contextlib.suppress(WorkerUnavailable):
-                await self.send(identity, END)
-            self._drop(identity, _gone())
-
-    async def close(self) -> None:
-        for identity in list(self._peers):
-            await self.forget(identity)
-        await self._handlers.close()
-        await self._reader.close()
-        self._router.close()
-        if self._where.scheme == "zmq+ipc":
-            Path(self._where.host).unlink(missing_ok=True)
-
-    def _drop(self, identity: bytes, error: BildError) -> None:
-        peer = self._peers.pop(identity, None)
-        if peer is not None:
-            peer.inbox.end(error)
-
-    async def _read(self) -> None:
-        while True:
-            identity, *frames = await self._router.recv_multipart()
-            try:
-                await self._take(identity, frames)
-            except BildError as error:
-                await self._refuse(identity, error)
-
-    async def _take(self, identity: bytes, frames: list[bytes]) -> None:
-        peer = self._peers.get(identity)
-        if frames == [END]:
-            self._drop(identity, _gone())
-            return
-        message = _message(frames)
-        if peer is None:
-            if not isinstance(message, Hello):
-                raise RemoteProtocolError("the first message of a connection must be Hello")
-            if len(self._peers) >= PEERS:
-                raise Overloaded(f"the worker has {PEERS} connections: close some")
-            peer = self._peers[identity] = ServerChannel(self, identity)
-            self._handlers.start(self._serve(peer))
-        if peer.inbox.full:
-            raise Overloaded(f"{INBOX} messages wait to be read: send slower")
-        peer.inbox.put(message)
-
-    async def _refuse(self, identity: bytes, error: BildError) -> None:
-        """Tells a peer what it did wrong and ends its connection; the others never notice."""
-        name = type(error).__name__
-        failed = Failed(session=0, epoch=0, seq=0, error=name, message=str(error))
-        for frame in (to_msgpack(failed), END):
-            with contextlib.suppress(zmq.ZMQError):
-                await self._router.send_multipart([identity, frame], flags=zmq.NOBLOCK)
-        self._drop(identity, error)
-
-    async def _serve(self, peer: ServerChannel) -> None:
-        try:
-            await self._handler(peer)
-        finally:
-            await peer.close()
-
-
 async def connect(where: Address, timeout: float) -> ClientChannel:
+    """Connects within `timeout` seconds, or raises WorkerUnavailable."""
     try:
         async with asyncio.timeout(timeout):
             while True:
@@ -243,21 +173,27 @@ async def connect(where: Address, timeout: float) -> ClientChannel:
 
 async def _try(where: Address) -> ClientChannel | None:
     """One attempt: a socket that has shaken hands, or None."""
-    dealer = _socket(zmq.DEALER)
+    dealer = make_socket(zmq.asyncio.Context.instance(), zmq.DEALER)
     dealer.setsockopt(zmq.IMMEDIATE, 1)
     dealer.setsockopt(zmq.RECONNECT_IVL, -1)
     monitor = dealer.get_monitor_socket()
     try:
-        dealer.connect(_endpoint(where))
-        over = (zmq.EVENT_CLOSED, zmq.EVENT_DISCONNECTED, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
-        while (event := (await recv_monitor_message(monitor))["event"]) not in over:
+        dealer.connect(endpoint(where))
+        while (event := (await recv_monitor_message(monitor))["event"]) not in _NO_HANDSHAKE:
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 return ClientChannel(dealer, monitor, where)
+    except zmq.ZMQError as error:
+        _discard(dealer, monitor)
+        _refuse(where, error)
     except BaseException:
         _discard(dealer, monitor)
         raise
     _discard(dealer, monitor)
     return None
+
+
+def _refuse(where: Address, error: zmq.ZMQError) -> NoReturn:
+    raise ConfigError(f"{where} cannot be connected to ({error.strerror}): correct the address")
 
 
 def _discard(dealer: zmq.asyncio.Socket, monitor: Any) -> None:
@@ -266,57 +202,23 @@ def _discard(dealer: zmq.asyncio.Socket, monitor: Any) -> None:
     dealer.close(linger=0)
 
 
-async def serve(where: Address, handler: Handler) -> ZmqServer:
-    if where.scheme == "zmq+ipc":
-        _claim(where)
-    router = _socket(zmq.ROUTER)
-    router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    try:
-        router.bind(_endpoint(where))
-    except zmq.ZMQError as error:
-        router.close(linger=0)
-        hint = ": is it in use? Choose another" if error.errno == errno.EADDRINUSE else f": {error}"
-        raise ConfigError(f"{where} cannot be listened on{hint}") from None
-    if where.scheme == "zmq":
-        bound = router.getsockopt_string(zmq.LAST_ENDPOINT)
-        where = Address(where.scheme, where.host, int(bound.rpartition(":")[2]))
-    return ZmqServer(where, router, handler)
-
-
-def _claim(where: Address) -> None:
-    """Makes room for a Unix socket: a dead one is removed, a living one is not taken over."""
-    path = Path(where.host)
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{where} cannot be listened on: {error.strerror}") from None
-    if not path.exists():
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(os.fspath(path))
-        except OSError:
-            path.unlink(missing_ok=True)
-            return
-    raise ConfigError(f"{where} cannot be listened on: is it in use? Choose another")
-
-
-def _socket(kind: int) -> zmq.asyncio.Socket:
-    made = zmq.asyncio.Context.instance().socket(kind)
+def make_socket(context: zmq.asyncio.Context, kind: int) -> zmq.asyncio.Socket:
+    """A socket with the settings of both sides."""
+    made = context.socket(kind)
     for option, value in _OPTIONS.items():
         made.setsockopt(option, value)
     return made
 
 
-def _endpoint(where: Address) -> str:
-    return f"ipc://{where.host}" if where.scheme == "zmq+ipc" else f"tcp://{where.host_port}"
+def endpoint(where: Address) -> str:
+    """The address as libzmq writes it."""
+    if where.scheme == "zmq+ipc":
+        return f"ipc://{Path(where.host)}"
+    return f"tcp://{where.host_port}"
 
 
-def _message(frames: list[bytes]) -> Message:
+def read(frames: list[bytes]) -> Message:
+    """The message in the frames that arrived together. Raises RemoteProtocolError where there is none."""
     if len(frames) != 1:
         raise RemoteProtocolError(f"a message is one frame, not {len(frames)}")
     return from_msgpack(frames[0])
-
-
-def _gone() -> WorkerUnavailable:
-    return WorkerUnavailable("the orchestrator has gone")

@@ -61,7 +61,7 @@ def test_a_file_replaces_what_it_names_and_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text, words",
+    ("text", "words"),
     [
         ("[smal]", r"unknown table \[smal\] \(did you mean 'small'\?\)"),
         ("small = 3", r"small must be a table"),
@@ -126,7 +126,7 @@ def test_paths_are_meant_from_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "assignment, table, key, value",
+    ("assignment", "table", "key", "value"),
     [
         ("generate.alpha_fb=0.5", "generate", "alpha_fb", 0.5),
         ("generate.truncate = true", "generate", "truncate", True),
@@ -147,7 +147,7 @@ def test_single_values_are_laid_over_a_file(
 
 
 @pytest.mark.parametrize(
-    "assignment, words",
+    ("assignment", "words"),
     [
         ("alpha_fb=0.5", "write TABLE.KEY=VALUE"),
         ("generate.alpha_fb", "write TABLE.KEY=VALUE"),

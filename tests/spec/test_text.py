@@ -271,7 +271,7 @@ def test_templates_get_the_usual_helpers() -> None:
 
 
 @pytest.mark.parametrize(
-    "template, words",
+    ("template", "words"),
     [
         (TEMPLATE, "no tools here"),
         ("{% for %}", "do not suit"),

@@ -218,7 +218,7 @@ def test_a_name_says_all_there_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "spec, words",
+    ("spec", "words"),
     [
         ("toy:medium", "names no toy"),
         ("gpt2", "names no toy"),

@@ -1,0 +1,103 @@
+"""A GGUF file, turned once into a folder that starts fast.
+
+Reading a GGUF takes transformers many seconds, a folder of safetensors one. The folder lies in the user's cache,
+`$XDG_CACHE_HOME/bild-dist/models/NAME-FINGERPRINT`, appears at once or not at all, and is made by one process while others wait.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+from bild_dist.errors import ConfigError
+
+_FORMAT: Final = b"1"
+"""Changes when the folder's contents do."""
+_SAMPLES: Final = 64
+_SAMPLE: Final = 64 * 1024
+
+
+def converted(file: Path) -> Path:
+    """The folder made of a GGUF file; made now if it is not there.
+
+    Raises:
+        ConfigError: the file cannot be read, or the cache cannot be written.
+    """
+    folder = cache_folder() / f"{file.stem}-{_fingerprint(file)}"
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(folder.with_name(folder.name + ".lock")):
+            if not folder.is_dir():
+                _convert(file, folder)
+    except OSError as error:
+        raise ConfigError(
+            f"{file} cannot be converted in {folder.parent} ({error.strerror or error}): make room there, or set "
+            "XDG_CACHE_HOME to a folder that can be written"
+        ) from error
+    return folder
+
+
+def cache_folder() -> Path:
+    """Where converted models lie."""
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(home).expanduser() / "bild-dist" / "models"
+
+
+def _fingerprint(file: Path) -> str:
+    """A name for the file's contents, from evenly spread samples: the same cost for any size."""
+    size = file.stat().st_size
+    digest = sha256(_FORMAT + str(size).encode())
+    with file.open("rb") as stream:
+        for i in range(_SAMPLES):
+            stream.seek(i * max(size - _SAMPLE, 0) // (_SAMPLES - 1))
+            digest.update(stream.read(_SAMPLE))
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Held by one process at a time; the system frees it when the process ends, however it does."""
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _convert(file: Path, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    temporary = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
+    place: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
+    try:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                read: Any = AutoModelForCausalLM.from_pretrained(str(file.parent), **place)
+                tokenizer: Any = AutoTokenizer.from_pretrained(str(file.parent), **place)
+        except Exception as error:
+            raise ConfigError(f"{file} cannot be read as a model: {_line(error)}") from error
+        # A model that came from a GGUF refuses to be saved, so its weights move into a fresh one.
+        config = read.config
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        fresh: Any = type(read)(config)
+        fresh.load_state_dict(read.state_dict())
+        fresh.generation_config = read.generation_config
+        fresh.save_pretrained(str(temporary))
+        tokenizer.save_pretrained(str(temporary))
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
