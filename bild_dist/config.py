@@ -19,15 +19,17 @@ from typing import Any, Final, Self
 from bild_dist.errors import ConfigError, InvalidRequest
 from bild_dist.types import Options, Role, nearest
 
-DEFAULT_PAIR = "default"
-"""The model that stands for this project's own pair."""
+DEFAULT_LARGE: Final = "default"
+"""Stands for the large model of this project's own pair."""
+DEFAULT_SMALL: Final = "default-draft"
+"""Stands for the small one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig:
     """One worker process. Raises ConfigError when a value is out of its range."""
 
-    model: str = DEFAULT_PAIR
+    model: str = DEFAULT_LARGE
     """Hub id, folder, GGUF file, `toy:...`, or `default` for this project's own pair."""
     tokenizer: str = ""
     """Folder or hub id of the tokenizer, where it is not with the model."""
@@ -102,7 +104,7 @@ class OrchestratorConfig:
 class Config:
     """A whole configuration file: the tables [small], [large], [orchestrator] and [generate]."""
 
-    small: WorkerConfig = field(default_factory=WorkerConfig)
+    small: WorkerConfig = field(default_factory=lambda: WorkerConfig(model=DEFAULT_SMALL))
     large: WorkerConfig = field(default_factory=WorkerConfig)
     orchestrator: OrchestratorConfig = field(default_factory=OrchestratorConfig)
     generate: Options = field(default_factory=Options)

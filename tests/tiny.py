@@ -91,8 +91,8 @@ def _bart_like(
         return model, config(
             vocab_size=vocabulary, d_model=_WIDTH, encoder_layers=1, decoder_layers=layers, encoder_ffn_dim=48,
             decoder_ffn_dim=48, encoder_attention_heads=4, decoder_attention_heads=4, max_position_embeddings=length,
-            **{k: v for k, v in ends.items() if k != "forced_eos_token_id"},
-        ), {k: v for k, v in ends.items() if v is not None}  # fmt: skip
+            **{k: v for k, v in ends.items() if not k.startswith("forced")},
+        ), {k: v for k, v in ends.items() if k.endswith("_id") and v is not None}  # fmt: skip
 
     return make
 
@@ -100,7 +100,12 @@ def _bart_like(
 def _marian(vocabulary: int, layers: int, length: int) -> Made:
     # As published: the pad id is the last one, starts the decoder, and is a bad word.
     pad = vocabulary - 1
-    ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": pad, "decoder_start_token_id": pad}
+    ends = {
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": pad,
+        "decoder_start_token_id": pad,
+    }
     model, config, _ = _bart_like(MarianMTModel, MarianConfig, **ends)(vocabulary, layers, length)
     return model, config, {**ends, "forced_eos_token_id": 0, "bad_words_ids": [[pad]]}
 
@@ -117,7 +122,7 @@ _FAMILIES: dict[str, Callable[[int, int, int], Made]] = {
     "bart": _bart_like(BartForConditionalGeneration, BartConfig, forced_bos_token_id=0),
     "mbart": _bart_like(MBartForConditionalGeneration, MBartConfig),
     "marian": _marian,
-    "m2m100": _bart_like(M2M100ForConditionalGeneration, M2M100Config, forced_eos_token_id=None),
+    "m2m100": _bart_like(M2M100ForConditionalGeneration, M2M100Config, forced_eos_token_id=None, scale_embedding=False),
 }  # fmt: skip
 
 FAMILIES = tuple(_FAMILIES)
@@ -155,7 +160,9 @@ def write_model(
     return folder
 
 
-def write_pair(folder: Path, family: str, *, noise: float = 0.25, **options: Any) -> tuple[Path, Path]:
+def write_pair(
+    folder: Path, family: str, *, noise: float = 0.05, **options: Any
+) -> tuple[Path, Path]:
     """Writes a small and a large model and returns their folders. Options as for `write_model`."""
     small = write_model(folder / "small", family, noise=noise, **options)
     return small, write_model(folder / "large", family, **options)
@@ -176,7 +183,7 @@ def build(
     weights: dict[int, nn.Parameter] = {id(p): p for p in model.parameters()}
     for parameter in weights.values():
         if parameter.dim() > 1:
-            scale = parameter.shape[1] ** -0.5 * 1.5
+            scale = min(parameter.shape) ** -0.5 * 1.5
             parameter.copy_(torch.randn(parameter.shape, generator=random) * scale)
         else:
             # Norms near one, biases near nought: told apart by what they start with.
@@ -196,7 +203,12 @@ def build(
 
 def _last_norm(model: Any) -> Any:
     """The norm before the head: scaling it scales the logits."""
-    for path in ("model.norm", "transformer.ln_f", "decoder.final_layer_norm", "model.decoder.layer_norm"):
+    for path in (
+        "model.norm",
+        "transformer.ln_f",
+        "decoder.final_layer_norm",
+        "model.decoder.layer_norm",
+    ):
         try:
             return model.get_submodule(path)
         except AttributeError:

@@ -39,9 +39,3 @@ def locate() -> str:
     """What to load as the large model: the packaged file, or the hub id."""
     file = packaged()
     return HUB_ID if file is None else str(file)
-
-
-def default_pair() -> tuple[tuple[str, int], tuple[str, int]]:
-    """Small and large, each a model name and an `exit_layer` (0 keeps all layers)."""
-    name = locate()
-    return (name, EXIT_LAYER), (name, 0)

@@ -171,7 +171,9 @@ class HfModel:
     def _probe(self) -> list[LayerShape]:
         """Learns what the layers keep, and that passes over a slot give what the cache-free forward gives."""
         name = self._info.architecture
-        ids = [(7 * i + 3) % min(self._width, 97) for i in range(min(_PROBE, self._info.max_length))]
+        ids = [
+            (7 * i + 3) % min(self._width, 97) for i in range(min(_PROBE, self._info.max_length))
+        ]
         whole = torch.tensor([ids], device=self._device)
         places = torch.arange(len(ids), device=self._device)[None]
         try:
@@ -197,7 +199,9 @@ class HfModel:
                     whole[:, part], places[:, part], cache, source, len(ids[part])
                 )[0].float()
         except (WorkerFault, MemoryError, torch.OutOfMemoryError) as error:
-            raise ConfigError(f"{name} cannot run on {self._info.device}: {_first_line(error)}") from None
+            raise ConfigError(
+                f"{name} cannot run on {self._info.device}: {_first_line(error)}"
+            ) from None
         except Exception as error:
             raise ConfigError(
                 f"{name} does not run over a cache that can be cut ({type(error).__name__}: {_first_line(error)}): "

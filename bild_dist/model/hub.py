@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import Final
 
-from bild_dist.config import DEFAULT_PAIR
+from bild_dist.config import DEFAULT_LARGE, DEFAULT_SMALL
 from bild_dist.errors import ConfigError
+from bild_dist.model.default_pair import HUB_ID, locate
 
 _ID: Final = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _PATTERNS: Final = (
@@ -23,9 +24,7 @@ def folder_of(name: str, *, weights: bool = True, trust_remote_code: bool = Fals
     Raises:
         ConfigError: there is none, or its weights are in a format that is not read here; with the remedies.
     """
-    if name == DEFAULT_PAIR:
-        from bild_dist.model.default_pair import locate
-
+    if name in (DEFAULT_LARGE, DEFAULT_SMALL):
         name = locate()
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
@@ -42,6 +41,14 @@ def folder_of(name: str, *, weights: bool = True, trust_remote_code: bool = Fals
     if not _ID.fullmatch(name) or name in (".", ".."):
         raise ConfigError(f"{name}: there is no such folder")
     return _downloaded(name, weights=weights, trust_remote_code=trust_remote_code)
+
+
+def title_of(name: str, exit_layer: int) -> str:
+    """What to call a model in messages to people: no paths."""
+    if name in (DEFAULT_LARGE, DEFAULT_SMALL):
+        name = HUB_ID
+    title = name if _ID.fullmatch(name) else Path(name).stem
+    return f"{title} (first {exit_layer} layers)" if exit_layer else title
 
 
 def _check(name: str, folder: Path, *, weights: bool) -> None:

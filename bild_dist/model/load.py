@@ -17,10 +17,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.cache_utils import DynamicCache
 from transformers.utils import logging
 
-from bild_dist.config import WorkerConfig
+from bild_dist.config import DEFAULT_SMALL, WorkerConfig
 from bild_dist.errors import ConfigError
 from bild_dist.messages import PROTOCOL, Info
 from bild_dist.model import hub, tokenizer
+from bild_dist.model.default_pair import EXIT_LAYER
 from bild_dist.model.hf import HfModel
 from bild_dist.model.rules import rules_of
 
@@ -46,7 +47,8 @@ def load(config: WorkerConfig) -> HfModel:
     plan: Any = _plan(folder, config)
     encdec = bool(plan.is_encoder_decoder)
     text: Any = plan.get_text_config(decoder=True)
-    _cut(plan, text, config.exit_layer, encdec)
+    layers = config.exit_layer or (EXIT_LAYER if config.model == DEFAULT_SMALL else 0)
+    _cut(plan, text, layers, encdec)
     length = _length(config, text)
     _check_layers(config.model, text, config.max_length, length)
     model = _weights(folder, plan, config, encdec).to(device)  # type: ignore[arg-type]
@@ -57,7 +59,7 @@ def load(config: WorkerConfig) -> HfModel:
     width = int(text.vocab_size)
     positions = getattr(plan, "max_encoder_position_embeddings", None) or _positions(text)
     info = Info(
-        protocol=PROTOCOL, model=config.model, architecture=type(model).__name__,
+        protocol=PROTOCOL, model=hub.title_of(config.model, layers), architecture=type(model).__name__,
         kind="encoder-decoder" if encdec else "decoder", generation="", pid=0,
         device=str(device), dtype=config.dtype, threads=torch.get_num_threads(), slots=0,
         max_length=length, max_source=min(positions or config.max_length, config.max_length) if encdec else 0,
@@ -76,7 +78,9 @@ def _device(name: str) -> torch.device:
         return torch.device("cpu")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0:
-        raise ConfigError(f"device = {name!r}: this machine has no CUDA device that torch can use. Take --device cpu")
+        raise ConfigError(
+            f"device = {name!r}: this machine has no CUDA device that torch can use. Take --device cpu"
+        )
     if int(index or 0) >= count:
         raise ConfigError(f"device = {name!r}: this machine has CUDA devices 0 to {count - 1}")
     return torch.device("cuda", int(index or 0))
@@ -95,7 +99,9 @@ def _plan(folder: Path, config: WorkerConfig) -> Any:
                 f"{name} comes with its own code, which can do anything on this machine: "
                 "if you trust it, start the worker with --trust-remote-code"
             ) from None
-        raise ConfigError(f"{name} has a config.json that transformers cannot read: {_line(error)}") from None
+        raise ConfigError(
+            f"{name} has a config.json that transformers cannot read: {_line(error)}"
+        ) from None
     architectures = [str(entry) for entry in plan.architectures or []]
     heads = ("CausalLM", "LMHeadModel", "WithLMHead", "ForConditionalGeneration", "MTModel")
     if architectures and not any(head in entry for entry in architectures for head in heads):
@@ -116,7 +122,9 @@ def _cut(plan: Any, text: Any, exit_layer: int, encdec: bool) -> None:
         raise ConfigError("exit_layer: this family does not say how many decoder layers it has")
     layers = int(getattr(text, name))
     if not 1 <= exit_layer <= layers:
-        raise ConfigError(f"exit_layer = {exit_layer} must be from 1 to {layers}, the model's layers")
+        raise ConfigError(
+            f"exit_layer = {exit_layer} must be from 1 to {layers}, the model's layers"
+        )
     setattr(text, name, exit_layer)
     if not encdec and getattr(text, "layer_types", None):
         text.layer_types = list(text.layer_types)[:exit_layer]
@@ -168,7 +176,9 @@ def _weights(folder: Path, plan: Any, config: WorkerConfig, encdec: bool) -> Pre
             )  # fmt: skip
     except Exception as error:
         raise ConfigError(f"{config.model} cannot be loaded: {_line(error)}") from error
-    absent = sorted(str(key) for key in [*report["missing_keys"], *report.get("mismatched_keys", ())])
+    absent = sorted(
+        str(key) for key in [*report["missing_keys"], *report.get("mismatched_keys", ())]
+    )
     if absent:
         raise ConfigError(
             f"{config.model} lacks weights that {type(model).__name__} needs ({', '.join(absent[:3])}"
@@ -200,10 +210,14 @@ def _tokens(folder: Path, config: WorkerConfig, plan: Any) -> tokenizer.Tokens:
         # Marian's tokenizer recommends a punctuation normaliser on every start.
         warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
         tokens = tokenizer.read(
-            where, multilingual=plan.model_type in _LANGUAGES, trust_remote_code=config.trust_remote_code
+            where,
+            multilingual=plan.model_type in _LANGUAGES,
+            trust_remote_code=config.trust_remote_code,
         )
     if config.tokenizer and not tokens.fingerprint:
-        raise ConfigError(f"tokenizer = {config.tokenizer!r}: there are no tokenizer files in {where}")
+        raise ConfigError(
+            f"tokenizer = {config.tokenizer!r}: there are no tokenizer files in {where}"
+        )
     return tokens
 
 

@@ -26,7 +26,15 @@ _FILES: Final = (
 )  # fmt: skip
 """A folder with one of these has a tokenizer."""
 
-_SPECIAL: Final = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_SPECIAL: Final = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +172,11 @@ def decoder_of(own: Any) -> Tokenizer:
     unknown = str(own.unk_token)
     tokenizer = Tokenizer(models.WordLevel(table, unk_token=unknown))
     tokenizer.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in own.all_special_tokens if token in table]
+        [
+            AddedToken(token, special=True, normalized=False)
+            for token in own.all_special_tokens
+            if token in table
+        ]
     )
     tokenizer.decoder = decoders.Sequence(
         [

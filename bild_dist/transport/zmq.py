@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -24,7 +25,7 @@ from bild_dist.transport.mailbox import Mailbox
 from bild_dist.wire.codec import from_msgpack, to_msgpack
 
 WAITING: Final = 1024
-"""Messages that may wait for whoever receives."""
+"""Messages that may wait for whoever receives. Who lets more of them wait loses the connection."""
 WAITING_BYTES: Final = 8 * 1024 * 1024
 RETRY_S: Final = 0.05
 """Between two attempts to connect."""
@@ -32,18 +33,26 @@ CLOSE_S: Final = 0.5
 """How long a close waits for the peer's answer."""
 STALL_S: Final = 2.0
 """A peer that takes no message for so long has gone."""
-PAUSE_S: Final = 0.02
+PAUSE_S: Final = 0.001
+"""Between two attempts to send to a full queue."""
 END: Final = b""
 
 _OPTIONS: Final = {
     zmq.LINGER: 0,
     # Only what the network has not taken yet: the mailboxes hold the rest. Each message may have MAX_FRAME bytes.
     zmq.SNDHWM: 100,
-    zmq.RCVHWM: 100,
     zmq.MAXMSGSIZE: MAX_FRAME,
+    zmq.IPV6: 1,
+}
+# libzmq 4.3.5 aborts the process (`!_io_error`) when a heartbeat falls due on a connection whose peer has gone while its
+# receive queue was full. So only this side sends heartbeats (the other answers them unasked), and only this side's receive
+# queue has no limit: the reader empties it all the time, and leaves the connection when nobody takes the messages.
+_CLIENT: Final = {
+    zmq.RCVHWM: 0,
     zmq.HEARTBEAT_IVL: 500,
     zmq.HEARTBEAT_TIMEOUT: 1500,
-    zmq.IPV6: 1,
+    zmq.IMMEDIATE: 1,
+    zmq.RECONNECT_IVL: -1,
 }
 _NO_HANDSHAKE: Final = (
     zmq.EVENT_CLOSED,
@@ -116,7 +125,8 @@ class ClientChannel:
                 frames = await self._arriving
                 self._arriving = None
                 self._take(frames)
-                await self._inbox.room()
+                # A receive does not wait while more is there: whoever takes the messages needs a turn.
+                await asyncio.sleep(0)
         except BildError as error:
             self._finish(error)
         except zmq.ZMQError:
@@ -133,7 +143,6 @@ class ClientChannel:
             if (ready := self._arriving) is not None and ready.done() and not ready.cancelled():
                 self._take(ready.result())
             while True:
-                await self._inbox.room()
                 self._take(await self._dealer.recv_multipart(flags=zmq.NOBLOCK))
         except BildError as error:
             self._finish(error)
@@ -143,12 +152,18 @@ class ClientChannel:
     def _take(self, frames: list[bytes]) -> None:
         if frames == [END]:
             raise self._ended()
+        if self._inbox.full:
+            raise self._ended(f"{WAITING} messages of the worker wait and nobody receives them")
         self._inbox.put(read(frames), len(frames[0]))
 
     def _finish(self, error: BildError) -> None:
+        """Nothing more is sent or taken; what came before `error` can still be received."""
         if self._over is None:
             over = isinstance(error, WorkerUnavailable)
             self._over = error if over else self._ended(str(error))
+            # Nobody reads any more, so nothing may arrive any more.
+            with contextlib.suppress(zmq.ZMQError):
+                self._dealer.disconnect(endpoint(self._where))
         self._inbox.end(error)
 
     def _ended(self, why: str = "") -> WorkerUnavailable:
@@ -173,9 +188,7 @@ async def connect(where: Address, timeout: float) -> ClientChannel:
 
 async def _try(where: Address) -> ClientChannel | None:
     """One attempt: a socket that has shaken hands, or None."""
-    dealer = make_socket(zmq.asyncio.Context.instance(), zmq.DEALER)
-    dealer.setsockopt(zmq.IMMEDIATE, 1)
-    dealer.setsockopt(zmq.RECONNECT_IVL, -1)
+    dealer = make_socket(zmq.asyncio.Context.instance(), zmq.DEALER, _CLIENT)
     monitor = dealer.get_monitor_socket()
     try:
         dealer.connect(endpoint(where))
@@ -202,10 +215,12 @@ def _discard(dealer: zmq.asyncio.Socket, monitor: Any) -> None:
     dealer.close(linger=0)
 
 
-def make_socket(context: zmq.asyncio.Context, kind: int) -> zmq.asyncio.Socket:
-    """A socket with the settings of both sides."""
+def make_socket(
+    context: zmq.asyncio.Context, kind: int, options: Mapping[int, int]
+) -> zmq.asyncio.Socket:
+    """A socket with the settings of both sides, and some of its own."""
     made = context.socket(kind)
-    for option, value in _OPTIONS.items():
+    for option, value in (_OPTIONS | dict(options)).items():
         made.setsockopt(option, value)
     return made
 

@@ -46,6 +46,8 @@ from bild_dist.wire.codec import to_msgpack
 
 SILENCE_S: Final = 10.0
 """A peer of which nothing was heard for so long has gone; orchestrators send a heartbeat twice a second."""
+# No heartbeats on this side: see `_CLIENT` in zmq.py.
+_SERVER: Final = {zmq.RCVHWM: 100, zmq.ROUTER_MANDATORY: 1}
 SWEEP_S: Final = 1.0
 LINGER_MS: Final = 500
 """How long a server that closes waits for its last words to leave."""
@@ -213,8 +215,7 @@ async def serve(where: Address, handler: Handler) -> ZmqServer:
     if where.scheme == "zmq+ipc":
         _claim(where)
     context = zmq.asyncio.Context()
-    router = make_socket(context, zmq.ROUTER)
-    router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    router = make_socket(context, zmq.ROUTER, _SERVER)
     try:
         router.bind(endpoint(where))
     except zmq.ZMQError as error:
