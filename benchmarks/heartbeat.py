@@ -1,7 +1,7 @@
 """How soon a worker's event loop answers a heartbeat while its engine computes.
 
-A worker process with the default pair's large model writes one long text after the other; meanwhile it is pinged every
-10 ms. For comparison the same worker is pinged while it idles.
+A worker process with the default pair's large model writes one long text after the other; meanwhile
+it is pinged every 10 ms. For comparison the same worker is pinged while it idles.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ async def measure(transport: str, count: int, settings: dict[str, str]) -> dict[
 
 
 async def main() -> None:
+    """Measures both transports and keeps the figures."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--count", type=int, default=1000)
     given = arguments.parse_args()

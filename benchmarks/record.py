@@ -1,4 +1,6 @@
-"""How every benchmark here reports: one JSON file with the figures and what they were measured on."""
+"""How every benchmark here reports: one JSON file with the figures and what they were measured
+on.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,11 @@ def spread(values: list[float]) -> dict[str, float]:
 def write(name: str, figures: dict[str, Any]) -> None:
     """Prints the figures and keeps them beside the benchmark."""
     commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=HERE
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=HERE,
     ).stdout.strip()
     record = {
         "command": f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip(),

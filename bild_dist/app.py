@@ -1,7 +1,7 @@
 """The composition root: the one place that knows both the orchestrator and the workers.
 
-It is what `bild`, `python -m bild_dist` and `bild_dist.launch` start from. Imports are late: `bild --help` loads neither
-torch nor a transport.
+It is what `bild`, `python -m bild_dist` and `bild_dist.launch` start from. Imports are late: `bild
+--help` loads neither torch nor a transport.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ def launch(
 ) -> AbstractAsyncContextManager[Decoder]:
     """Starts a worker process for each model and gives a decoder over them, as an async context.
 
-    Without models the default pair is taken. `settings` are named as on the command line of `bild generate`:
-    `config="FILE.toml"`, `transport`, `concurrency`, `device`, `small_threads`, ... and the options of a request as defaults.
+    Without models the default pair is taken. `settings` are named as on the command line of `bild
+    generate`: `config="FILE.toml"`, `transport`, `concurrency`, `device`, `small_threads`, ... and
+    the options of a request as defaults.
 
     Raises:
         ConfigError: a setting is wrong, or a worker cannot start.
@@ -55,7 +56,9 @@ def launch(
 
 
 def connect(small: str, large: str, **settings: Any) -> AbstractAsyncContextManager[Decoder]:
-    """A decoder over two running workers, named by their addresses. Settings and errors as for `launch`."""
+    """A decoder over two running workers, named by their addresses. Settings and errors as for
+    `launch`.
+    """
     from bild_dist.config import settled
     from bild_dist.orchestrator.opening import connected
 
@@ -63,10 +66,13 @@ def connect(small: str, large: str, **settings: Any) -> AbstractAsyncContextMana
     return connected(config, addresses)
 
 
-def generate(prompt: Prompt, small: str | None = None, large: str | None = None, **settings: Any) -> Result:
+def generate(
+    prompt: Prompt, small: str | None = None, large: str | None = None, **settings: Any
+) -> Result:
     """Writes one text, for people without an event loop: starts both workers, and stops them again.
 
-    Settings and errors as for `launch`. For more than one text use `launch`: starting takes seconds.
+    Settings and errors as for `launch`. For more than one text use `launch`: starting takes
+    seconds.
     """
     import asyncio
 

@@ -34,7 +34,9 @@ class WorkerConfig:
     tokenizer: str = ""
     """Folder or hub id of the tokenizer, where it is not with the model."""
     exit_layer: int = 0
-    """Keep only the first so many (decoder) layers, from 0, which keeps all (paper, section 4.4)."""
+    """Keep only the first so many (decoder) layers, from 0, which keeps all (paper, section
+    4.4).
+    """
     device: str = "cpu"
     """`cpu`, `cuda` or `cuda:N`."""
     dtype: str = "float32"
@@ -45,7 +47,9 @@ class WorkerConfig:
     listen: str = "zmq://127.0.0.1:0"
     """grpc://HOST:PORT, zmq://HOST:PORT or zmq+ipc://PATH; port 0 lets the system choose."""
     slots: int = 8
-    """Requests that may hold a KV cache at once, from 1. Memory is taken for all of them at start."""
+    """Requests that may hold a KV cache at once, from 1. Memory is taken for all of them at
+    start.
+    """
     max_length: int = 2048
     """Tokens per slot, prompt included, from 2; a model that allows fewer has the last word."""
     ignore_generation: tuple[str, ...] = ()
@@ -225,13 +229,17 @@ def _at_least(config: object, name: str, least: int) -> None:
 
 
 _PAIR: Final = ("device", "dtype", "threads", "tokenizer")
-"""Settings of a worker that may be given for both at once, or with `small_` or `large_` before them for one."""
+"""Settings of a worker that may be given for both at once, or with `small_` or `large_` before them
+for one.
+"""
 
 
 def settled(given: Mapping[str, Any]) -> tuple[Config, dict[Role, str]]:
-    """A configuration from settings under the names of the command line, laid over the file `config`, if any.
+    """A configuration from settings under the names of the command line, laid over the file
+    `config`, if any.
 
-    Also returns the addresses of running workers, empty where workers are to be started. None means not given.
+    Also returns the addresses of running workers, empty where workers are to be started. None means
+    not given.
 
     Raises:
         ConfigError: an unknown name, a bad value, or settings that contradict each other.

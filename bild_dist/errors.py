@@ -96,5 +96,7 @@ def revive(name: str, message: str) -> BildError:
     """The error that a peer named. An unknown name is itself the peer's fault."""
     kind = _BY_NAME.get(name)
     if kind is None:
-        return RemoteProtocolError(f"the peer reported an error of unknown kind {name!r}: {message}")
+        return RemoteProtocolError(
+            f"the peer reported an error of unknown kind {name!r}: {message}"
+        )
     return kind(message)

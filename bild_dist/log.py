@@ -1,4 +1,6 @@
-"""Logging to standard error. One environment variable, BILD_LOG, sets the level; prompts are never logged."""
+"""Logging to standard error. One environment variable, BILD_LOG, sets the level; prompts are never
+logged.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,13 @@
 """What an orchestrator and a worker say to each other: frozen dataclasses, the same on every wire.
 
-`proto/worker.proto` is the contract that gives each field its meaning; this file is its Python face and
-`wire/codec.py` the only place that knows both. Field types are limited to int, float, str, bool, bytes,
-`int | None`, tuples of int, float or bool, and `Rules`, so that both codecs can check them.
+`proto/worker.proto` is the contract that gives each field its meaning; this file is its Python face
+and `wire/codec.py` the only place that knows both. Field types are limited to int, float, str,
+bool, bytes, `int | None`, tuples of int, float or bool, and `Rules`, so that both codecs can check
+them.
 
-One connection carries many requests. `session` names a request within its connection, `seq` numbers the
-commands of a session from 1, `epoch` grows whenever the orchestrator takes back something that it told a worker.
+One connection carries many requests. `session` names a request within its connection, `seq` numbers
+the commands of a session from 1, `epoch` grows whenever the orchestrator takes back something that
+it told a worker.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ MAX_FRAME: Final = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What constrains the next token, on both models' logits (DESIGN: forced, suppressed, penalties).
+    """What constrains the next token, on both models' logits.
 
     `vocabulary`: ids from here on are masked (padding of the embedding, ids the other model lacks).
     `begin`: length of the decoder prompt; the first generated token stands at this index.
@@ -45,6 +47,8 @@ class Rules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
+    """Opens a connection."""
+
     protocol: int
     client: str
 
@@ -53,12 +57,13 @@ class Hello:
 class Info:
     """Who a worker is. Answer to Hello.
 
-    `kind` is "decoder" or "encoder-decoder". `rules` are the constraints of the model's own generation
-    config, with `begin` and `limit` 0 and `vocabulary` the width of its logits. `decoder_prompt` are the ids that every
-    decoder sequence starts with (empty for decoder-only). `tokenizer` is a fingerprint of the id-to-token
-    table, empty where the model came without one; `tokenizer_size` is one past its highest id.
-    `encodes` is true where the text must be tokenised by the worker because the family has no fast tokenizer.
-    `max_length` is the capacity of a slot and `max_source` of the encoder (0 for decoder-only), tokens.
+    `kind` is "decoder" or "encoder-decoder". `rules` are the constraints of the model's own
+    generation config, with `begin` and `limit` 0 and `vocabulary` the width of its logits.
+    `decoder_prompt` are the ids that every decoder sequence starts with (empty for decoder-only).
+    `tokenizer` is a fingerprint of the id-to-token table, empty where the model came without one;
+    `tokenizer_size` is one past its highest id. `encodes` is true where the text must be tokenised
+    by the worker because the family has no fast tokenizer. `max_length` is the capacity of a slot
+    and `max_source` of the encoder (0 for decoder-only), tokens.
     """
 
     protocol: int
@@ -114,6 +119,8 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
+    """A piece of a file of `total` bytes."""
+
     seq: int
     total: int
     data: bytes
@@ -140,7 +147,9 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Open:
-    """Takes a slot. `ids` is the decoder prompt, prefilled all but its last; `source` goes to the encoder."""
+    """Takes a slot. `ids` is the decoder prompt, prefilled all but its last; `source` goes to the
+    encoder.
+    """
 
     session: int
     epoch: int
@@ -163,8 +172,9 @@ class Opened:
 class Draft:
     """Feed `tokens` after the first `at` ids, then write up to `limit` tokens.
 
-    Stops before a position whose top probability is below `stop_below`, at an end token, at `limit`, and when a
-    command of a newer epoch arrives. With `piece` > 0 every so many tokens are reported at once.
+    Stops before a position whose top probability is below `stop_below`, at an end token, at
+    `limit`, and when a command of a newer epoch arrives. With `piece` > 0 every so many tokens are
+    reported at once.
     """
 
     session: int
@@ -182,8 +192,9 @@ class Draft:
 class Drafted:
     """Tokens of a draft, with the top probability at each.
 
-    `low`: the draft stopped because the next position's top probability `low_confidence` is below `stop_below`; `low_token` is
-    the model's own draw there (a guess, not part of `tokens`). `length` is how many ids the KV cache now covers.
+    `low`: the draft stopped because the next position's top probability `low_confidence` is below
+    `stop_below`; `low_token` is the model's own draw there (a guess, not part of `tokens`).
+    `length` is how many ids the KV cache now covers.
     """
 
     session: int
@@ -205,8 +216,9 @@ class Drafted:
 class Verify:
     """Feed `tokens` after the first `at` ids in one pass and check the last `len(exact)` of them.
 
-    A checked token stands if the model would draw it too, or, where `exact` is false, if its distance is at most
-    `alpha_rb`. With `bonus` the model also draws the token after the last one. At least one token is fed that is not checked.
+    A checked token stands if the model would draw it too, or, where `exact` is false, if its
+    distance is at most `alpha_rb`. With `bonus` the model also draws the token after the last one.
+    At least one token is fed that is not checked.
     """
 
     session: int
@@ -224,8 +236,9 @@ class Verify:
 class Verified:
     """How many checked tokens stand, and what the model writes after them.
 
-    `token` replaces the first one that does not stand, or is the bonus; -1 where neither applies. `distances` has -ln p of
-    each checked token up to and with the first that does not stand. The KV cache keeps what was accepted: `length` ids.
+    `token` replaces the first one that does not stand, or is the bonus; -1 where neither applies.
+    `distances` has -ln p of each checked token up to and with the first that does not stand. The KV
+    cache keeps what was accepted: `length` ids.
     """
 
     session: int

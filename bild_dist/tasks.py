@@ -1,7 +1,8 @@
 """Tasks that belong to an object instead of a block.
 
-A TaskGroup is a block; a channel or a server lives from one call to another. This is the one place that makes tasks
-without a block: the owner closes the set, which cancels and awaits them all, so none outlives it.
+A TaskGroup is a block; a channel or a server lives from one call to another. This is the one place
+that makes tasks without a block: the owner closes the set, which cancels and awaits them all, so
+none outlives it.
 """
 
 from __future__ import annotations

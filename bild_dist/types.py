@@ -120,7 +120,9 @@ class Options:
             "deadline", self.deadline, "a number of seconds above 0",
         )  # fmt: skip
         for flag in ("verify_tail", "truncate", "chat_template"):
-            _require(isinstance(getattr(self, flag), bool), flag, getattr(self, flag), "true or false")
+            _require(
+                isinstance(getattr(self, flag), bool), flag, getattr(self, flag), "true or false"
+            )
         for name in ("src_lang", "tgt_lang"):
             value = getattr(self, name)
             _require(value is None or (isinstance(value, str) and value != ""), name, value,
@@ -180,8 +182,8 @@ class TokenEvent:
 class Trace:
     """What a text cost. Owned by the session that writes it; counts are exact, times measured.
 
-    A pass is one forward of a model, whatever its length; encoding and prefill of the prompt are not
-    counted as passes but their time is. `drafted` are the tokens that the small model proposed,
+    A pass is one forward of a model, whatever its length; encoding and prefill of the prompt are
+    not counted as passes but their time is. `drafted` are the tokens that the small model proposed,
     `wasted` those thrown away. `draft_ns` is time computed by the small model, `verify_ns` by the
     large one, `queue_ns` waiting inside the workers, `wire_ns` the rest of each round trip.
     """

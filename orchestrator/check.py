@@ -1,4 +1,6 @@
-"""`bild check`: versions, devices, models and round-trip times; what works here and what does not."""
+"""`bild check`: versions, devices, models and round-trip times; what works here and what does
+not.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class _Check:
         self._failed = 0
 
     async def run(self, config: Config, addresses: Mapping[Role, str]) -> int:
-        self._out.print(f"bild-dist {__version__}, Python {platform.python_version()}", style="bold")
+        self._out.print(
+            f"bild-dist {__version__}, Python {platform.python_version()}", style="bold"
+        )
         self._out.print("  " + ", ".join(f"{name} {metadata.version(name)}" for name in _OURS))
         await self._models()
         for transport in ("zmq", "grpc"):
@@ -67,7 +71,9 @@ class _Check:
             self._bad("models", problem)
 
     async def _round_trips(self, transport: str) -> None:
-        """Two real processes with toy models: what a hand-over costs on this host beside the models."""
+        """Two real processes with toy models: what a hand-over costs on this host beside the
+        models.
+        """
         toys = {role.value: {"model": _TOY.format(role=role)} for role in Role}
         config = Config().overlaid(orchestrator={"transport": transport}, **toys)
         try:

@@ -1,4 +1,6 @@
-"""`bild`: parses the command line and hands over. Nothing heavy is imported before a command runs."""
+"""`bild`: parses the command line and hands over. Nothing heavy is imported before a command
+runs.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,16 @@ if TYPE_CHECKING:
 InProcess: TypeAlias = Callable[[Config], AbstractAsyncContextManager["Decoder"]]
 
 PLANNED: Final = frozenset(
-    "--temperature --top-k --top-p --seed --on-small-loss --pair --branches --timeline".split()
+    [
+        "--temperature",
+        "--top-k",
+        "--top-p",
+        "--seed",
+        "--on-small-loss",
+        "--pair",
+        "--branches",
+        "--timeline",
+    ]
 )
 """Names that are settled for later versions; using one says so instead of guessing at a typo."""
 
@@ -53,12 +64,15 @@ class Parser(argparse.ArgumentParser):
 def parser() -> Parser:
     """All commands and their options."""
     top = Parser(
-        prog="bild", description="Two-model text generation: a small model writes, a large one checks."
+        prog="bild",
+        description="Two-model text generation: a small model writes, a large one checks.",
     )
     top.add_argument("--version", action="version", version=f"bild-dist {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, help_text in _COMMANDS.items():
-        command = commands.add_parser(name, help=help_text, description=f"bild {name}: {help_text}.")
+        command = commands.add_parser(
+            name, help=help_text, description=f"bild {name}: {help_text}."
+        )
         if name == "generate":
             _generate_options(command)
         elif name == "launch":
@@ -113,17 +127,31 @@ def _pair_options(command: argparse.ArgumentParser) -> None:
     """Which models, where. Defaults stand in `config.py`, so that a file can give them too."""
     models = command.add_argument_group("models")
     worker, house = WorkerConfig(), OrchestratorConfig()
-    models.add_argument("--small", metavar="MODEL", help="hub id, folder or GGUF (default: own pair)")
-    models.add_argument("--large", metavar="MODEL", help="hub id, folder or GGUF (default: own pair)")
+    models.add_argument(
+        "--small", metavar="MODEL", help="hub id, folder or GGUF (default: own pair)"
+    )
+    models.add_argument(
+        "--large", metavar="MODEL", help="hub id, folder or GGUF (default: own pair)"
+    )
     models.add_argument("--small-worker", metavar="ADDRESS", help="join a running worker")
     models.add_argument("--large-worker", metavar="ADDRESS", help="join a running worker")
-    models.add_argument("--exit-layer", type=int, metavar="K", help="small = first K layers of MODEL")
-    models.add_argument("--tokenizer", metavar="FOLDER", help="tokenizer of both, if not with the model")
+    models.add_argument(
+        "--exit-layer", type=int, metavar="K", help="small = first K layers of MODEL"
+    )
+    models.add_argument(
+        "--tokenizer", metavar="FOLDER", help="tokenizer of both, if not with the model"
+    )
     models.add_argument("--dtype", choices=("float32", "bfloat16", "float16"),
                         help=f"(default: {worker.dtype})")  # fmt: skip
-    for prefix, of in (("", "both models"), ("small-", "the small one"), ("large-", "the large one")):
+    for prefix, of in (
+        ("", "both models"),
+        ("small-", "the small one"),
+        ("large-", "the large one"),
+    ):
         models.add_argument(f"--{prefix}device", metavar="DEVICE", help=f"cpu or cuda:N of {of}")
-        models.add_argument(f"--{prefix}threads", type=int, metavar="N", help=f"CPU threads of {of}")
+        models.add_argument(
+            f"--{prefix}threads", type=int, metavar="N", help=f"CPU threads of {of}"
+        )
     models.add_argument("--transport", choices=("inproc", "grpc", "zmq"),
                         help=f"between the processes (default: {house.transport})")  # fmt: skip
     command.add_argument("-c", "--config", metavar="FILE.toml", help="configuration file")
@@ -131,11 +159,15 @@ def _pair_options(command: argparse.ArgumentParser) -> None:
 
 def _generate_options(command: argparse.ArgumentParser) -> None:
     default = Options()
-    command.add_argument("prompt", nargs="?", metavar="PROMPT", help="text, or - for standard input")
+    command.add_argument(
+        "prompt", nargs="?", metavar="PROMPT", help="text, or - for standard input"
+    )
     files = command.add_argument_group("files")
     files.add_argument("--input", metavar="FILE.jsonl",
                        help='one {"id", "prompt" | "messages" | "prompt_tokens", ...options} a line')  # fmt: skip
-    files.add_argument("--output", metavar="FILE.jsonl", help="one result a line (default: standard output)")
+    files.add_argument(
+        "--output", metavar="FILE.jsonl", help="one result a line (default: standard output)"
+    )
     files.add_argument("--json", action="store_true", help="print a JSON object instead of text")
     files.add_argument("--concurrency", type=int, metavar="N", help="requests under way at once")
     _pair_options(command)
@@ -149,12 +181,20 @@ def _generate_options(command: argparse.ArgumentParser) -> None:
                       help=f"most small tokens in a row ({default.window})")  # fmt: skip
     text.add_argument("--no-verify-tail", dest="verify_tail", action="store_false", default=None,
                       help="do not check the last run (Algorithm 1 as printed)")  # fmt: skip
-    text.add_argument("--first", choices=[r.value for r in Role], help="who may write the first token")
-    text.add_argument("--schedule", choices=[s.value for s in Schedule], help="when the large model runs")
+    text.add_argument(
+        "--first", choices=[r.value for r in Role], help="who may write the first token"
+    )
+    text.add_argument(
+        "--schedule", choices=[s.value for s in Schedule], help="when the large model runs"
+    )
     text.add_argument("--max-new-tokens", type=int, metavar="N", help=f"({default.max_new_tokens})")
-    text.add_argument("--stop", action="append", metavar="TEXT", help="end at this text; repeatable")
+    text.add_argument(
+        "--stop", action="append", metavar="TEXT", help="end at this text; repeatable"
+    )
     text.add_argument("--deadline", type=float, metavar="SECONDS", help="give up after this long")
-    text.add_argument("--truncate", action="store_true", default=None, help="cut a prompt that is too long")
+    text.add_argument(
+        "--truncate", action="store_true", default=None, help="cut a prompt that is too long"
+    )
     text.add_argument("--no-chat-template", dest="chat_template", action="store_false", default=None,
                       help="give an instruct model the bare prompt")  # fmt: skip
     text.add_argument("--src-lang", metavar="CODE", help="source language (NLLB, M2M100, mBART)")

@@ -1,15 +1,15 @@
 """One connection to one worker: routes replies to requests, keeps the heartbeat, notices the end.
 
-A worker is *dead* when its connection ends, *frozen* when its event loop does not answer a heartbeat for
-`SILENT_NS`, *stuck* when one pass takes far longer than passes of its length do. Either way every request on it is told at
-once, and the connection is over for good.
+A worker is *dead* when its connection ends, *frozen* when its event loop does not answer a
+heartbeat for `SILENT_NS`, *stuck* when one pass takes far longer than passes of its length do.
+Either way every request on it is told at once, and the connection is over for good.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 from bild_dist.clock import now_ns
 from bild_dist.errors import BildError, RemoteProtocolError, WorkerUnavailable, revive
@@ -46,9 +46,11 @@ Sink: TypeAlias = Callable[[Answer], None]
 
 
 class WorkerClient:
-    """The orchestrator's view of one worker. Owned by the decoder; `run` is its one long-lived task.
+    """The orchestrator's view of one worker. Owned by the decoder; `run` is its one long-lived
+    task.
 
-    Everything but `run` only touches queues, so a request's clean-up cannot be interrupted half-way.
+    Everything but `run` only touches queues, so a request's clean-up cannot be interrupted
+    half-way.
     """
 
     def __init__(self, role: Role, address: str, channel: Channel, info: Info) -> None:
@@ -144,7 +146,8 @@ class WorkerClient:
         self._sinks.pop(session, None)
 
     def post(self, message: Message) -> None:
-        """Queues a message; order is kept. To a lost worker it is dropped: its requests have been told.
+        """Queues a message; order is kept. To a lost worker it is dropped: its requests have been
+        told.
 
         Raises:
             WorkerUnavailable: the worker is lost.
@@ -170,7 +173,8 @@ class WorkerClient:
         if self.lost is not None:
             raise WorkerUnavailable(str(self.lost))
         self._ping()
-        pong = self._pongs[self._beats] = asyncio.get_running_loop().create_future()
+        pong: asyncio.Future[Pong] = asyncio.get_running_loop().create_future()
+        self._pongs[self._beats] = pong
         return (await pong).open_slots
 
     async def encode(self, text: str, src_lang: str, tgt_lang: str) -> Encoded:
@@ -215,7 +219,8 @@ class WorkerClient:
             planned = loop.time() + BEAT_S
             await asyncio.sleep(BEAT_S)
             if loop.time() > planned + BEAT_S:
-                # It was us who stood still (a laptop's lid, SIGSTOP): the worker's answers wait in the socket.
+                # It was us who stood still (a laptop's lid, SIGSTOP): the worker's answers wait in
+                # the socket.
                 self._heard_ns = now_ns()
             elif now_ns() - self._heard_ns > SILENT_NS:
                 raise WorkerUnavailable(
@@ -278,7 +283,8 @@ class WorkerClient:
         self.lost = error
         for sink in list(self._sinks.values()):
             sink(error)
-        for question in (*self._questions.values(), *self._pongs.values()):
+        waiting: list[asyncio.Future[Any]] = [*self._questions.values(), *self._pongs.values()]
+        for question in waiting:
             if not question.done():
                 question.set_exception(error)
 

@@ -136,9 +136,7 @@ class Decoder:
         merged = self._options.merged(options)
         generation = Generation()
         started_ns = now_ns()
-        work = self._write(
-            prompt, merged, generation._events, generation._result, started_ns
-        )
+        work = self._write(prompt, merged, generation._events, generation._result, started_ns)
         generation._task = self._dispatcher.spawn(work)
         return generation
 
@@ -189,7 +187,9 @@ class Decoder:
         outcome = await self._dispatcher.decode(work, writer, writer.give, started_ns)
         finish = outcome.finish
         if finish.reason is None:
-            raise finish.error if finish.error is not None else LocalProtocolError("no reason given")
+            raise (
+                finish.error if finish.error is not None else LocalProtocolError("no reason given")
+            )
         return Result(
             text=writer.text,
             tokens=outcome.tokens,
@@ -200,7 +200,8 @@ class Decoder:
 
 
 class _Writer:
-    """Turns committed tokens into text: the machine's stop test and the reader's events in one place.
+    """Turns committed tokens into text: the machine's stop test and the reader's events in one
+    place.
 
     Owned by the task of its request.
     """
@@ -226,9 +227,13 @@ class _Writer:
             self.text += piece
             self._events.put_nowait(
                 TokenEvent(
-                    position=token.position, token=token.token, text=piece, source=token.source,
-                    confidence=token.confidence, distance=token.distance,
-                )  # fmt: skip
+                    position=token.position,
+                    token=token.token,
+                    text=piece,
+                    source=token.source,
+                    confidence=token.confidence,
+                    distance=token.distance,
+                )
             )
 
 

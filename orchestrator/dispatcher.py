@@ -16,7 +16,8 @@ from bild_dist.messages import Rules
 from bild_dist.orchestrator.client import WorkerClient
 from bild_dist.orchestrator.session import Session
 from bild_dist.policy.events import Emit, Finish
-from bild_dist.policy.machine import Machine, Stops
+from bild_dist.policy.line import Stops
+from bild_dist.policy.machine import Machine
 from bild_dist.types import Options, Role, Source, Trace
 
 
@@ -60,7 +61,9 @@ class Dispatcher:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Ends what is still running. The body's own exception passes by: it is no error of ours."""
+        """Ends what is still running. The body's own exception passes by: it is no error of
+        ours.
+        """
         for task in self._requests:
             task.cancel()
         if self._requests:
@@ -96,7 +99,9 @@ class Dispatcher:
             async with asyncio.timeout_at(deadline):
                 await self._room.acquire()
         except TimeoutError:
-            error = DeadlineExceeded("the request was still waiting at its deadline: allow more seconds")
+            error = DeadlineExceeded(
+                "the request was still waiting at its deadline: allow more seconds"
+            )
             finish = Finish(None, error)
         else:
             try:

@@ -111,7 +111,9 @@ async def _object(job: Job, prompt: str, decoder: Decoder) -> int:
     return 0
 
 
-async def _file(job: Job, lines: list[str], decoder: Decoder, concurrency: int, screen: Screen) -> int:
+async def _file(
+    job: Job, lines: list[str], decoder: Decoder, concurrency: int, screen: Screen
+) -> int:
     """Every line gives one object in its place; a bad one an error, and the rest goes on."""
     failed = 0
     with _Output(job.output) as output, screen.progress(len(lines)) as advance:
@@ -167,7 +169,11 @@ def _check_prompt(kind: str, prompt: object) -> None:
         and all(isinstance(t, int) and not isinstance(t, bool) for t in prompt),
     }
     if not good[kind]:
-        what = {"prompt": "a text", "messages": "a list of objects", "prompt_tokens": "a list of ids"}
+        what = {
+            "prompt": "a text",
+            "messages": "a list of objects",
+            "prompt_tokens": "a list of ids",
+        }
         raise InvalidRequest(f"{kind} must be {what[kind]}")
     if not prompt:
         raise InvalidRequest(f"{kind} is empty")
@@ -186,7 +192,7 @@ class _Output:
 
     def __init__(self, path: str | None) -> None:
         try:
-            self._file = sys.stdout if path is None else Path(path).open("w", encoding="utf-8")
+            self._file = sys.stdout if path is None else Path(path).open("w", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
             raise ConfigError(f"--output {path} cannot be written: {error}") from None
 
@@ -198,4 +204,4 @@ class _Output:
             self._file.close()
 
     def write(self, record: dict[str, Any]) -> None:
-        print(json.dumps(record, ensure_ascii=False), file=self._file, flush=True)  # noqa: T201
+        print(json.dumps(record, ensure_ascii=False), file=self._file, flush=True)

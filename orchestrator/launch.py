@@ -62,7 +62,9 @@ class _Launch:
             try:
                 child = await supervisor.start(role, worker, worker.listen)
                 ended = self._ended[child] = asyncio.get_running_loop().create_future()
-                _say(f"{role} worker ready: pid={child.process.pid} {child.address} {child.description}")
+                _say(
+                    f"{role} worker ready: pid={child.process.pid} {child.address} {child.description}"
+                )
                 error = await ended
             except ConfigError as refusal:
                 self._give_up(refusal)
@@ -73,7 +75,9 @@ class _Launch:
             if now_ns() - started_ns > STEADY_NS:
                 pauses = list(BACKOFF_S)
             if not pauses:
-                self._give_up(WorkerUnavailable(f"gave up after {len(BACKOFF_S) + 1} starts: {error}"))
+                self._give_up(
+                    WorkerUnavailable(f"gave up after {len(BACKOFF_S) + 1} starts: {error}")
+                )
                 return
             pause_s = pauses.pop(0)
             _say(f"{role} worker starts again in {pause_s:g} s")

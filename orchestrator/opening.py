@@ -1,4 +1,6 @@
-"""A decoder from a configuration: joins running workers, or starts its own and watches over them."""
+"""A decoder from a configuration: joins running workers, or starts its own and watches over
+them.
+"""
 
 from __future__ import annotations
 

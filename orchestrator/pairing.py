@@ -26,7 +26,10 @@ def check_pair(small: Info, large: Info) -> None:
             "entries, not the same table): a token of one means something else to the other. "
             "Take two models that share a tokenizer"
         )
-    if not (small.tokenizer or large.tokenizer) and small.rules.vocabulary != large.rules.vocabulary:
+    if (
+        not (small.tokenizer or large.tokenizer)
+        and small.rules.vocabulary != large.rules.vocabulary
+    ):
         raise ConfigError(
             f"{pair} come without a tokenizer and have {small.rules.vocabulary} and "
             f"{large.rules.vocabulary} token ids: nothing says that their ids agree. "
@@ -40,7 +43,9 @@ def check_pair(small: Info, large: Info) -> None:
 
 
 def shared_vocabulary(small: Info, large: Info) -> int:
-    """How many ids both models can write: the smaller logits, and no padding beyond the tokenizer."""
+    """How many ids both models can write: the smaller logits, and no padding beyond the
+    tokenizer.
+    """
     sizes = [small.rules.vocabulary, large.rules.vocabulary]
     sizes += [info.tokenizer_size for info in (small, large) if info.tokenizer]
     return min(sizes)

@@ -1,4 +1,6 @@
-"""From what a user wrote to what the models read: ids, constraints, and a length that both can hold."""
+"""From what a user wrote to what the models read: ids, constraints, and a length that both can
+hold.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ async def prepare(
         limit=min(len(begin) + options.max_new_tokens, capacity),
         forced_begin=forced if forced is not None else large.rules.forced_begin,
     )
-    return Work(ids=tuple(begin), source=tuple(ids) if encoder else (), rules=rules, options=options)
+    return Work(
+        ids=tuple(begin), source=tuple(ids) if encoder else (), rules=rules, options=options
+    )
 
 
 async def _ids(

@@ -79,7 +79,9 @@ class Screen:
 
     @contextmanager
     def progress(self, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar over `total` texts; the function it gives takes the token count of each finished one."""
+        """A bar over `total` texts; the function it gives takes the token count of each finished
+        one.
+        """
         bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
             TextColumn("{task.fields[tokens]} tokens"), TimeElapsedColumn(), TimeRemainingColumn(),

@@ -59,7 +59,9 @@ class Session:
                     finish = self._carry_out(self._step(await self._inbox.get()))
                 return finish
         except TimeoutError:
-            error = DeadlineExceeded("the text was not complete at its deadline: allow more seconds")
+            error = DeadlineExceeded(
+                "the text was not complete at its deadline: allow more seconds"
+            )
             return self._stop(error)
         except asyncio.CancelledError:
             self._stop(DeadlineExceeded("the request was cancelled"))

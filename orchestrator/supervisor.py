@@ -1,7 +1,9 @@
-"""Starts workers as child processes, waits until each is warm, notices when one ends, stops them in order.
+"""Starts workers as child processes, waits until each is warm, notices when one ends, stops them in
+order.
 
-Children are executed anew, never forked copies: gRPC does not survive a fork. A child holds the read end of a pipe on its
-standard input; when this process dies, however it dies, the pipe ends and so does the child.
+Children are executed anew, never forked copies: gRPC does not survive a fork. A child holds the
+read end of a pipe on its standard input; when this process dies, however it dies, the pipe ends and
+so does the child.
 """
 
 from __future__ import annotations
@@ -52,8 +54,8 @@ class Child:
 class Supervisor:
     """The worker processes of one orchestrator, as an async context.
 
-    `on_exit(child, error)` is called when a child ends that nobody told to. `on_line(child, line)` gets what children
-    write to standard error; nothing is printed without it.
+    `on_exit(child, error)` is called when a child ends that nobody told to. `on_line(child, line)`
+    gets what children write to standard error; nothing is printed without it.
     """
 
     def __init__(
@@ -103,7 +105,8 @@ class Supervisor:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, **_ENVIRONMENT},
-            # Ctrl-C goes to the foreground group: only the parent may hear it, and stop its children in order.
+            # Ctrl-C goes to the foreground group: only the parent may hear it, and stop its
+            # children in order.
             start_new_session=True,
         )  # fmt: skip
         child = Child(role, process)

@@ -99,7 +99,8 @@ class Text:
     def encode(self, prompt: str, src_lang: str | None = None) -> list[int]:
         """Ids of a text with the model's special tokens.
 
-        With `src_lang` they are those of multilingual models: the language, the text, the end token.
+        With `src_lang` they are those of multilingual models: the language, the text, the end
+        token.
 
         Raises:
             InvalidRequest: there is no tokenizer, no such language, or the text is none.
@@ -182,8 +183,9 @@ def _is_language(name: str) -> bool:
 class Stream:
     """A text that grows. Owned by its request.
 
-    All pieces that `push` and `finish` give, put together, are the text: the ids decoded, cut before
-    the first stop string. Held back is what may still become part of a character or a stop string.
+    All pieces that `push` and `finish` give, put together, are the text: the ids decoded, cut
+    before the first stop string. Held back is what may still become part of a character or a stop
+    string.
 
         | settled ............ | may change |     the text so far
         | given ....... | held back ....... |
@@ -220,7 +222,8 @@ class Stream:
         if cut is not None:
             self.stopped = True
             return self._give(self._text[:cut])
-        # A run of byte tokens may turn out to be no text, and then decodes to broken signs throughout.
+        # A run of byte tokens may turn out to be no text, and then decodes to broken signs
+        # throughout.
         sure = self._settled if self._tokens.is_byte(token) else self._text
         return self._give(sure[: len(sure) - self._held(sure)])
 

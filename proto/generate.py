@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -29,17 +30,34 @@ def generate(out: Path) -> None:
         sys.exit(code)
 
 
-def main() -> int:
-    if sys.argv[1:] != ["--check"]:
-        generate(ROOT)
-        return 0
+def stale() -> list[str]:
+    """Names of the committed files that differ from what would be generated now."""
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder))
-        fresh = Path(folder) / PACKAGE
-        stale = [n for n in NAMES if (fresh / n).read_bytes() != (ROOT / PACKAGE / n).read_bytes()]
-    if stale:
-        print(f"generated code is out of date ({', '.join(stale)}): run `make proto`", file=sys.stderr)
-    return 1 if stale else 0
+        return [
+            n for n in NAMES if _bytes(ROOT / PACKAGE / n) != _bytes(Path(folder) / PACKAGE / n)
+        ]
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
+def main() -> int:
+    """Generates, or checks. Returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="compare only; exit code 1 if stale")
+    if not parser.parse_args().check:
+        generate(ROOT)
+        return 0
+    names = stale()
+    if names:
+        print(
+            f"generated code is out of date ({', '.join(names)}): run `make proto`, "
+            "which is `python proto/generate.py`",
+            file=sys.stderr,
+        )
+    return 1 if names else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""A machine and two workers' jobs played by hand: no thread, no loop, no clock, every step visible."""
+"""A machine and two workers' jobs played by hand: no thread, no loop, no clock, every step
+visible.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,9 @@ import hashlib
 from collections.abc import Callable, Sequence
 from math import log
 
+from bild_dist.errors import InvalidRequest
 from bild_dist.kv.prefix import Prefix
 from bild_dist.kv.slots import Slot
-from bild_dist.errors import InvalidRequest
 from bild_dist.messages import (
     PROTOCOL,
     Draft,
@@ -55,7 +57,8 @@ def scripted(seed: int, other: Predictor | None = None, agree: float = 0.6) -> P
 class PredictorModel:
     """A predictor behind the Model protocol.
 
-    It predicts from what its passes wrote into the slot, never from the ids handed in, so that a wrong length shows.
+    It predicts from what its passes wrote into the slot, never from the ids handed in, so that a
+    wrong length shows.
     """
 
     def __init__(self, predict: Predictor, max_length: int = 64) -> None:
@@ -104,7 +107,7 @@ class HandWorker:
     def answer(self, request: Open | Draft | Verify) -> list[Opened | Drafted | Verified]:
         if isinstance(request, Open):
             self.slot = Slot(0, request.rules, Prefix())
-            list(prefill(self.model, self.slot, request, self._run, self.meter))  # type: ignore[arg-type]
+            list(prefill(self.model, self.slot, request, self._run, self.meter))
             return [Opened(session=request.session, epoch=request.epoch, seq=request.seq)]
         if self.slot is None:
             raise AssertionError("a command before Open")

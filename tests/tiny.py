@@ -8,13 +8,17 @@ and every row of the decision table occurs.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     BartConfig,
     BartForConditionalGeneration,
     GenerationConfig,
@@ -40,17 +44,21 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from bild_dist.config import WorkerConfig
+from bild_dist.messages import Rules
+from bild_dist.model.hf import HfModel
+from bild_dist.model.load import load
 from tests.tiny_tokenizers import TOKENIZERS
 
 Made = tuple[type[PreTrainedModel], PreTrainedConfig, dict[str, Any]]
 """Class, config, and what the generation config says."""
 
 _WIDTH = 32
-_ENDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+_ENDS: dict[str, Any] = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
 
 
 def _llama_like(
-    model: type[PreTrainedModel], config: type[PreTrainedConfig], **more: Any
+    model: type[PreTrainedModel], config: Any, **more: Any
 ) -> Callable[[int, int, int], Made]:
     def make(vocabulary: int, layers: int, length: int) -> Made:
         return model, config(
@@ -68,9 +76,9 @@ def _gpt2(vocabulary: int, layers: int, length: int) -> Made:
 
 
 def _t5_like(
-    model: type[PreTrainedModel], config: type[PreTrainedConfig], **more: Any
+    model: type[PreTrainedModel], config: Any, **more: Any
 ) -> Callable[[int, int, int], Made]:
-    ends = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+    ends: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
 
     def make(vocabulary: int, layers: int, length: int) -> Made:
         return model, config(
@@ -83,7 +91,7 @@ def _t5_like(
 
 
 def _bart_like(
-    model: type[PreTrainedModel], config: type[PreTrainedConfig], **more: Any
+    model: type[PreTrainedModel], config: Any, **more: Any
 ) -> Callable[[int, int, int], Made]:
     ends = {**_ENDS, "decoder_start_token_id": 2, "forced_eos_token_id": 2, **more}
 
@@ -221,3 +229,32 @@ def _logits(model: Any, config: Any) -> torch.Tensor:
     if config.is_encoder_decoder:
         return model(input_ids=ids, decoder_input_ids=ids).logits  # type: ignore[no-any-return]
     return model(input_ids=ids).logits  # type: ignore[no-any-return]
+
+
+def load_model(folder: Path, **options: Any) -> HfModel:
+    """Our model over a folder, with two slots."""
+    model = load(WorkerConfig(model=str(folder), **options))
+    model.allocate(2)
+    return model
+
+
+def load_reference(folder: Path) -> Any:
+    """transformers' own model over the same folder: what ours is compared with."""
+    plan: Any = AutoConfig.from_pretrained(folder)
+    auto: Any = AutoModelForSeq2SeqLM if plan.is_encoder_decoder else AutoModelForCausalLM
+    return auto.from_pretrained(folder).eval()
+
+
+@torch.no_grad()
+def reference_logits(model: Any, ids: Sequence[int], source: Sequence[int] = ()) -> torch.Tensor:
+    """The definition: the cache-free forward of the whole prefix. Shapes: one row for each of `ids`."""
+    fed = torch.tensor([list(ids)])
+    if model.config.is_encoder_decoder:
+        encoded = torch.tensor([list(source)])
+        return model(input_ids=encoded, decoder_input_ids=fed).logits[0]  # type: ignore[no-any-return]
+    return model(input_ids=fed).logits[0]  # type: ignore[no-any-return]
+
+
+def rules_for(model: HfModel, begin: int, new_tokens: int, **changes: Any) -> Rules:
+    """The model's own rules for a text behind `begin` ids."""
+    return replace(model.info.rules, begin=begin, limit=begin + new_tokens, **changes)

@@ -6,10 +6,12 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+from transformers.models.m2m_100.tokenization_m2m_100 import FAIRSEQ_LANGUAGE_CODES
 
 TEXT = """
 The small model writes, the large one checks. A letter is a promise that someone will read it.
@@ -52,7 +54,7 @@ def byte_level(folder: Path) -> int:
     return len(fast)
 
 
-def _sentencepiece(file: Path, size: int, **options: object) -> list[str]:
+def _sentencepiece(file: Path, size: int, **options: Any) -> list[str]:
     """Trains a sentencepiece model and returns its pieces."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -92,12 +94,23 @@ def m2m100(folder: Path) -> int:
     names = ["<s>", "<pad>", "</s>", "<unk>"]
     names += [p for p in pieces if p not in names]
     (folder / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate(names)}))
-    said = {"tokenizer_class": "M2M100Tokenizer", "src_lang": "en", "tgt_lang": "de"}
+    codes = FAIRSEQ_LANGUAGE_CODES["m2m100"]
+    said = {"tokenizer_class": "M2M100Tokenizer", "src_lang": "en", "tgt_lang": "de",
+            "additional_special_tokens": [f"__{code}__" for code in codes]}  # fmt: skip
     (folder / "tokenizer_config.json").write_text(json.dumps(said))
-    return len(names) + 100 + 8
+    return len(names) + len(codes) + 8
+
+
+def mbart(folder: Path) -> int:
+    """A sentencepiece model; languages and the mask come behind. Returns the size."""
+    _sentencepiece(folder / "sentencepiece.bpe.model", 200)
+    said = {"tokenizer_class": "MBartTokenizer", "src_lang": "en_XX", "tgt_lang": "de_DE"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(said))
+    return 227
 
 
 TOKENIZERS: dict[str, Callable[[Path], int]] = {
     "llama": byte_level, "qwen2": byte_level, "qwen3": byte_level, "gpt2": byte_level,
-    "t5": t5, "mt5": t5, "bart": byte_level, "marian": marian, "m2m100": m2m100,
+    "t5": t5, "mt5": t5, "bart": byte_level, "mbart": mbart,
+    "marian": marian, "m2m100": m2m100,
 }  # fmt: skip

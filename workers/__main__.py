@@ -1,4 +1,6 @@
-"""`bild worker`: one worker process. Options here, work in `lifecycle`; torch is imported after parsing."""
+"""`bild worker`: one worker process. Options here, work in `lifecycle`; torch is imported after
+parsing.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def parser(prog: str) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "bild worker") -> int:
-    """Exit code: 0 stopped in order, 1 the model or its device failed, 2 bad usage or configuration."""
+    """Exit code: 0 stopped in order, 1 the model or its device failed, 2 bad usage or
+    configuration.
+    """
     values = vars(parser(prog).parse_args(argv))
     with_parent = values.pop("with_parent")
     try:
@@ -40,9 +44,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "bild worker") -> int:
 async def _run(config: WorkerConfig, *, with_parent: bool) -> None:
     from bild_dist.workers import lifecycle
 
-    await lifecycle.run(
-        lambda: load(config), config.listen, config.slots, with_parent=with_parent
-    )
+    await lifecycle.run(lambda: load(config), config.listen, config.slots, with_parent=with_parent)
 
 
 def load(config: WorkerConfig) -> Model:

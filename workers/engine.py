@@ -1,8 +1,9 @@
 """The engine: one thread that owns the device, the slots and the cache.
 
-The event loop only passes messages: `submit` from there, `deliver` back to it. The thread takes what has arrived,
-gives one pass to the request whose turn it is, and looks again. Requests take turns pass by pass, commands of one
-request run in their order, and a command of a newer epoch removes what is left of the older ones.
+The event loop only passes messages: `submit` from there, `deliver` back to it. The thread takes
+what has arrived, gives one pass to the request whose turn it is, and looks again. Requests take
+turns pass by pass, commands of one request run in their order, and a command of a newer epoch
+removes what is left of the older ones.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class Owner:
 
 @dataclass(slots=True)
 class Job:
+    """One command at work. Owned by the engine thread."""
+
     command: Open | Draft | Verify
     steps: Steps
 
@@ -59,11 +62,11 @@ class Work:
 class Engine:
     """Runs one model on a thread of its own.
 
-    `deliver(connection, reply)` is called on that thread and must only pass on. Everything but `submit`,
-    `disconnect`, `stop` and the readings belongs to the thread.
+    `deliver(connection, reply)` is called on that thread and must only pass on. Everything but
+    `submit`, `disconnect`, `stop` and the readings belongs to the thread.
 
-    `ready` is set once the model is warm. `ended` is set when the thread ends: with a result after `stop`, with a
-    WorkerFault (or what the model raised) otherwise.
+    `ready` is set once the model is warm. `ended` is set when the thread ends: with a result after
+    `stop`, with a WorkerFault (or what the model raised) otherwise.
     """
 
     def __init__(self, model: Model, slots: int, deliver: Deliver) -> None:
@@ -106,7 +109,9 @@ class Engine:
         self._inbox.put(lambda: self._forget(connection))
 
     def busy(self) -> tuple[int, int]:
-        """How long the present pass has run, and how long its like usually take; 0 for nothing or unknown."""
+        """How long the present pass has run, and how long its like usually take; 0 for nothing or
+        unknown.
+        """
         started = self._pass_started_ns
         if started == 0:
             return 0, 0
@@ -303,7 +308,9 @@ class Engine:
         self._deliver(connection, _failed(command.session, command.epoch, command.seq, error))
 
     def _warm_up(self) -> None:
-        """Runs the shapes of a draft step and of a check once, so that the first request does not pay."""
+        """Runs the shapes of a draft step and of a check once, so that the first request does not
+        pay.
+        """
         info = self._info
         ids = [*(info.decoder_prompt or (0,)), *[0] * 8]
         length = min(len(ids), info.max_length)

@@ -1,7 +1,8 @@
 """What an engine does for one command: generators that yield between two passes.
 
-A job runs a pass, then gives the thread back; the engine looks at its inbox and decides who is next. So a newer
-command stops a draft between two tokens, and a long prompt cannot starve the other requests.
+A job runs a pass, then gives the thread back; the engine looks at its inbox and decides who is
+next. So a newer command stops a draft between two tokens, and a long prompt cannot starve the other
+requests.
 """
 
 from __future__ import annotations

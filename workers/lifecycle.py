@@ -1,6 +1,7 @@
 """A worker's life: start up, serve, shut down. Signals live in a context manager.
 
-Ready means warm: the line `ready ADDRESS ...` is printed once the first request would not pay for anything.
+Ready means warm: the line `ready ADDRESS ...` is printed once the first request would not pay for
+anything.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Worker:
 
     `over` is set when the worker should go: its engine ended, or somebody outside says so.
 
-    `load` makes the model; it runs on a thread of its own because it takes seconds and the loop must not stall.
+    `load` makes the model; it runs on a thread of its own because it takes seconds and the loop
+    must not stall.
 
     Raises (on entering):
         ConfigError: the model cannot be loaded or the address cannot be had.
@@ -65,9 +67,7 @@ class Worker:
         except BaseException:
             await asyncio.to_thread(self._engine.stop)
             raise
-        self._engine.ended.add_done_callback(
-            lambda _: _call(loop, self._engine_ended)
-        )
+        self._engine.ended.add_done_callback(lambda _: _call(loop, self._engine_ended))
         return self
 
     async def __aexit__(self, *exc: object) -> None:

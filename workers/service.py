@@ -1,4 +1,5 @@
-"""The worker's side of a connection: greets, answers heartbeats, hands commands to the engine and replies back.
+"""The worker's side of a connection: greets, answers heartbeats, hands commands to the engine and
+replies back.
 
 Runs on the event loop and never computes, so a heartbeat is answered while a pass runs.
 """
@@ -64,7 +65,9 @@ class Service:
         self._connections: set[Connection] = set()
 
     async def serve(self, channel: Channel) -> None:
-        """Carries one connection to its end. A bad peer ends its own connection and nothing else."""
+        """Carries one connection to its end. A bad peer ends its own connection and nothing
+        else.
+        """
         connection = Connection(channel)
         self._connections.add(connection)
         try:
@@ -141,9 +144,12 @@ class Service:
             busy_ns, expected_ns = self._engine.busy()
             connection.outbox.put_nowait(
                 Pong(
-                    count=message.count, progress=self._engine.progress, busy_ns=busy_ns,
-                    expected_ns=expected_ns, open_slots=self._engine.open_slots,
-                )  # fmt: skip
+                    count=message.count,
+                    progress=self._engine.progress,
+                    busy_ns=busy_ns,
+                    expected_ns=expected_ns,
+                    open_slots=self._engine.open_slots,
+                )
             )
         elif isinstance(message, Open | Draft | Verify | Close | Encode):
             self._engine.submit(connection, message)

@@ -31,7 +31,7 @@ class LayerShape:
     dtype: torch.dtype
 
 
-class SlotLayer(CacheLayerMixin):
+class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """One layer of one slot. Owned by its SlotCache.
 
     Shapes: `keys` and `values` are views 1HLD into the store; rows from `length` on are garbage.
@@ -42,7 +42,7 @@ class SlotLayer(CacheLayerMixin):
     is_croppable = True
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.keys: torch.Tensor = keys
         self.values: torch.Tensor = values
         self.is_initialized = True

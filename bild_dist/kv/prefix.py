@@ -1,7 +1,7 @@
 """A sequence of token ids that can tell the fingerprint of each of its prefixes in O(1).
 
-Both peers keep one for every slot: a command names the length that it builds on and the digest of that prefix, so
-two sides that disagree about the past find out before a wrong token is written.
+Both peers keep one for every slot: a command names the length that it builds on and the digest of
+that prefix, so two sides that disagree about the past find out before a wrong token is written.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-# A Mersenne prime keeps the arithmetic in one machine word and digests below 2**61. The digest finds bugs,
-# not attackers: whoever can send commands can send any tokens anyway.
+# A Mersenne prime keeps the arithmetic in one machine word and digests below 2**61. The digest
+# finds bugs, not attackers: whoever can send commands can send any tokens anyway.
 _MODULUS: Final = (1 << 61) - 1
 _BASE: Final = 0x9E3779B97F4A7C15 % _MODULUS
 
@@ -37,7 +37,9 @@ class Prefix:
             self._digests.append(digest)
 
     def cut(self, length: int) -> None:
-        """Forgets what lies past `length`. The ids go, the cost does not depend on how long they were kept."""
+        """Forgets what lies past `length`. The ids go, the cost does not depend on how long they
+        were kept.
+        """
         del self.ids[length:]
         del self._digests[length + 1 :]
 

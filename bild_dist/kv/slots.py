@@ -36,9 +36,13 @@ class Slot:
             RemoteProtocolError: the slot does not hold these `at` ids; nothing is changed.
         """
         if not 0 <= at <= len(self.prefix):
-            raise RemoteProtocolError(f"a command builds on {at} ids, but the slot holds {len(self.prefix)}")
+            raise RemoteProtocolError(
+                f"a command builds on {at} ids, but the slot holds {len(self.prefix)}"
+            )
         if self.prefix.digest(at) != digest:
-            raise RemoteProtocolError(f"a command builds on {at} ids that are not those in the slot")
+            raise RemoteProtocolError(
+                f"a command builds on {at} ids that are not those in the slot"
+            )
         self.prefix.cut(at)
 
 
@@ -79,7 +83,8 @@ class SlotPool:
         return list(self._open)
 
     def check(self) -> None:
-        """Books that balance: every slot is free or open, none is both. Cheap; run whenever the engine idles.
+        """Books that balance: every slot is free or open, none is both. Cheap; run whenever the
+        engine idles.
 
         Raises:
             RuntimeError: they do not balance, which is a bug in the engine.

@@ -1,0 +1,1 @@
+"""Language models behind one interface: transformers, and scripted toys for tests."""

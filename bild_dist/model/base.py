@@ -1,7 +1,7 @@
 """What an engine needs of a model: slots that it can open, and passes over them.
 
-A pass says which length it builds on, so rollback needs no call of its own. A model holds its KV cache by slot
-and trusts the engine's lengths; what lies past a length is garbage by definition.
+A pass says which length it builds on, so rollback needs no call of its own. A model holds its KV
+cache by slot and trusts the engine's lengths; what lies past a length is garbage by definition.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from bild_dist.messages import Encoded, Info, Rules
 class Pass:
     """One forward over one slot: feed `ids[at:]` behind the KV of the first `at`.
 
-    `rows`: how many of the last fed tokens' next-token distributions are wanted; 0 only fills the cache.
-    `judge`: tokens whose distance is wanted, one for each of the first `len(judge)` wanted rows.
+    `rows`: how many of the last fed tokens' next-token distributions are wanted; 0 only fills the
+    cache. `judge`: tokens whose distance is wanted, one for each of the first `len(judge)` wanted
+    rows.
     """
 
     slot: int
@@ -32,8 +33,9 @@ class Pass:
 class Choice:
     """What a model says of one position.
 
-    `token`: its draw; `confidence`: its largest probability; `distance`: -ln p of the judged token, nats (nan where none
-    was named). Probabilities are the softmax at temperature 1 after the slot's rules (float32 or better).
+    `token`: its draw; `confidence`: its largest probability; `distance`: -ln p of the judged token,
+    nats (nan where none was named). Probabilities are the softmax at temperature 1 after the slot's
+    rules (float32 or better).
     """
 
     token: int
@@ -42,7 +44,8 @@ class Choice:
 
 
 class Model(Protocol):
-    """One model on one device. Owned by one engine thread: every method but `info` and `files` is called from it alone.
+    """One model on one device. Owned by one engine thread: every method but `info` and `files` is
+    called from it alone.
 
     Raises:
         InvalidRequest: the request asks for something that this model cannot do.

@@ -1,16 +1,17 @@
 """A GGUF file, turned once into a folder that starts fast.
 
 Reading a GGUF takes transformers many seconds, a folder of safetensors one. The folder lies in the user's cache,
-`$XDG_CACHE_HOME/bild-dist/models/NAME-FINGERPRINT`, appears at once or not at all, and is made by one process while others wait.
+`$XDG_CACHE_HOME/bild-dist/models/NAME-FINGERPRINT`, appears at once or not at all, and is made by one process while
+others wait.
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bild_dist.errors import ConfigError
+from bild_dist.model.foreign import first_line, quiet
 
 _FORMAT: Final = b"1"
 """Changes when the folder's contents do."""
@@ -75,16 +77,16 @@ def _lock(path: Path) -> Iterator[None]:
 def _convert(file: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    logging.getLogger(__name__).info("converting %s once, into %s", file.name, folder)
     temporary = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
     place: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
     try:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with quiet():
                 read: Any = AutoModelForCausalLM.from_pretrained(str(file.parent), **place)
                 tokenizer: Any = AutoTokenizer.from_pretrained(str(file.parent), **place)
         except Exception as error:
-            raise ConfigError(f"{file} cannot be read as a model: {_line(error)}") from error
+            raise ConfigError(f"{file} cannot be read as a model: {first_line(error)}") from error
         # A model that came from a GGUF refuses to be saved, so its weights move into a fresh one.
         config = read.config
         if hasattr(config, "quantization_config"):
@@ -92,12 +94,9 @@ def _convert(file: Path, folder: Path) -> None:
         fresh: Any = type(read)(config)
         fresh.load_state_dict(read.state_dict())
         fresh.generation_config = read.generation_config
-        fresh.save_pretrained(str(temporary))
+        with quiet():
+            fresh.save_pretrained(str(temporary))
         tokenizer.save_pretrained(str(temporary))
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

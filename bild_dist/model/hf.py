@@ -24,6 +24,7 @@ from bild_dist.errors import ConfigError, InvalidRequest, WorkerFault
 from bild_dist.kv.cache import LayerShape, SlotCache, SlotStore, shapes_of, with_source
 from bild_dist.messages import Encoded, Info, Rules
 from bild_dist.model.base import Choice, Pass
+from bild_dist.model.foreign import first_line
 from bild_dist.model.rules import Constraint
 from bild_dist.model.tokenizer import Tokens
 
@@ -49,7 +50,8 @@ class HfModel:
     """
 
     def __init__(self, model: PreTrainedModel, info: Info, tokens: Tokens) -> None:
-        self._model = model.eval()
+        self._model: Any = model
+        self._model.eval()
         self._info = info
         self._tokens = tokens
         self._device = model.device
@@ -81,7 +83,7 @@ class HfModel:
             self._store = SlotStore(self._shapes, slots, length, self._device)
         except RuntimeError as error:
             raise ConfigError(
-                f"no memory for {slots} slots of {length} tokens on {self._info.device} ({_first_line(error)}): "
+                f"no memory for {slots} slots of {length} tokens on {self._info.device} ({first_line(error)}): "
                 "take fewer --slots or a smaller --max-length"
             ) from None
         self._slots.clear()
@@ -101,7 +103,7 @@ class HfModel:
         try:
             numbers = self._pass(held, work, fed)
         except RuntimeError as error:
-            raise WorkerFault(f"{self._info.device}: {_first_line(error)}") from error
+            raise WorkerFault(f"{self._info.device}: {first_line(error)}") from error
         choices = [Choice(int(token), top, far) for token, top, far in numbers]
         if any(math.isnan(choice.confidence) for choice in choices):
             raise InvalidRequest(
@@ -160,7 +162,7 @@ class HfModel:
             encoder: Any = self._model.get_encoder()
             return BaseModelOutput(last_hidden_state=encoder(input_ids=ids)[0])
         except RuntimeError as error:
-            raise WorkerFault(f"{self._info.device}: {_first_line(error)}") from error
+            raise WorkerFault(f"{self._info.device}: {first_line(error)}") from error
 
     def _need(self) -> SlotStore:
         if self._store is None:
@@ -189,8 +191,11 @@ class HfModel:
             slot = SlotStore(shapes, 1, len(ids), self._device).slot(0)
             cache = with_source(slot) if self._encdec else slot
             found = torch.empty_like(expected)
-            # One pass too far, then back: a rollback.
-            for start, end in ((0, 2), (2, 5), (3, 4), (4, len(ids))):
+            cut, last = len(ids) // 2, len(ids) - 1
+            # To the end, then back: a rollback.
+            for start, end in ((0, cut), (cut, len(ids)), (cut, last), (last, len(ids))):
+                if start == end:
+                    continue
                 slot.rewind(start, len(ids[start:end]))
                 if self._pads is not None:
                     self._pads.before(ids, start)
@@ -200,11 +205,11 @@ class HfModel:
                 )[0].float()
         except (WorkerFault, MemoryError, torch.OutOfMemoryError) as error:
             raise ConfigError(
-                f"{name} cannot run on {self._info.device}: {_first_line(error)}"
+                f"{name} cannot run on {self._info.device}: {first_line(error)}"
             ) from None
         except Exception as error:
             raise ConfigError(
-                f"{name} does not run over a cache that can be cut ({type(error).__name__}: {_first_line(error)}): "
+                f"{name} does not run over a cache that can be cut ({type(error).__name__}: {first_line(error)}): "
                 "take a model whose layers all use full attention, such as Llama, Qwen, GPT-2, T5, BART or M2M100"
             ) from error
         half = shapes[0].dtype != torch.float32
@@ -233,7 +238,7 @@ class _PadPositions:
         embedding.register_forward_pre_hook(self._replace)
 
     @classmethod
-    def of(cls, model: PreTrainedModel) -> _PadPositions | None:
+    def of(cls, model: Any) -> _PadPositions | None:
         decoder = model.get_decoder()
         embedding = getattr(decoder, "embed_positions", None)
         pad = getattr(embedding, "padding_idx", None)
@@ -249,7 +254,3 @@ class _PadPositions:
 
     def _replace(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return (*inputs[:2], self._count)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

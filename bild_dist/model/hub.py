@@ -8,7 +8,7 @@ from typing import Final
 
 from bild_dist.config import DEFAULT_LARGE, DEFAULT_SMALL
 from bild_dist.errors import ConfigError
-from bild_dist.model.default_pair import HUB_ID, locate
+from bild_dist.model.default_pair import HUB_ID, REMEDIES, locate
 
 _ID: Final = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _PATTERNS: Final = (
@@ -74,7 +74,11 @@ def _check(name: str, folder: Path, *, weights: bool) -> None:
 def _downloaded(name: str, *, weights: bool, trust_remote_code: bool) -> Path:
     """The snapshot of a hub id: from the local cache, or from the hub within its patience."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     patterns = [*_PATTERNS, *(("*.py",) if trust_remote_code else ())]
     if not weights:
@@ -90,14 +94,23 @@ def _downloaded(name: str, *, weights: bool, trust_remote_code: bool) -> Path:
         # Asked first, because a download tries again and again where nobody answers.
         HfApi().model_info(name, timeout=_TIMEOUT)
         folder = Path(
-            snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"], etag_timeout=_TIMEOUT)
+            snapshot_download(
+                name, allow_patterns=patterns, ignore_patterns=["*/*"], etag_timeout=_TIMEOUT
+            )
         )
-    except RepositoryNotFoundError:
-        raise ConfigError(f"{name}: there is no such folder, and no such model on the hub") from None
-    except Exception as error:
+    except GatedRepoError:
         raise ConfigError(
-            f"{name} is no folder here, and the model hub cannot be reached ({type(error).__name__}): name a folder "
-            "with the model's files, or connect this machine to the network and try again"
+            f"{name} is given out by its publisher only: ask for access on its page, then log in (hf auth login)"
+        ) from None
+    except RepositoryNotFoundError:
+        raise ConfigError(
+            f"{name}: there is no such folder, and no such model on the hub"
+        ) from None
+    except Exception as error:
+        remedy = "name a folder with the model's files, or connect this machine to the network and try again"
+        raise ConfigError(
+            f"{name} is no folder here, and the model hub cannot be reached ({type(error).__name__}): "
+            f"{REMEDIES if name == HUB_ID else remedy}"
         ) from None
     _check(name, folder, weights=weights)
     return folder

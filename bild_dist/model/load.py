@@ -6,22 +6,19 @@ loaded safely, is refused here, before any request, with the remedy in the messa
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers.cache_utils import DynamicCache
-from transformers.utils import logging
 
 from bild_dist.config import DEFAULT_SMALL, WorkerConfig
 from bild_dist.errors import ConfigError
 from bild_dist.messages import PROTOCOL, Info
 from bild_dist.model import hub, tokenizer
 from bild_dist.model.default_pair import EXIT_LAYER
+from bild_dist.model.foreign import first_line, quiet
 from bild_dist.model.hf import HfModel
 from bild_dist.model.rules import rules_of
 
@@ -30,8 +27,6 @@ _DTYPES: Final = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-_LANGUAGES: Final = ("marian", "m2m_100", "mbart", "nllb-moe", "nllb_moe")
-"""Families without a fast tokenizer, or with one whose special tokens depend on languages."""
 
 
 def load(config: WorkerConfig) -> HfModel:
@@ -100,7 +95,7 @@ def _plan(folder: Path, config: WorkerConfig) -> Any:
                 "if you trust it, start the worker with --trust-remote-code"
             ) from None
         raise ConfigError(
-            f"{name} has a config.json that transformers cannot read: {_line(error)}"
+            f"{name} has a config.json that transformers cannot read: {first_line(error)}"
         ) from None
     architectures = [str(entry) for entry in plan.architectures or []]
     heads = ("CausalLM", "LMHeadModel", "WithLMHead", "ForConditionalGeneration", "MTModel")
@@ -169,13 +164,13 @@ def _check_layers(name: str, text: Any, asked: int, length: int) -> None:
 def _weights(folder: Path, plan: Any, config: WorkerConfig, encdec: bool) -> PreTrainedModel:
     auto: Any = AutoModelForSeq2SeqLM if encdec else AutoModelForCausalLM
     try:
-        with _quiet():
+        with quiet():
             model, report = auto.from_pretrained(
                 str(folder), config=plan, dtype=_DTYPES[config.dtype], use_safetensors=True, local_files_only=True,
                 trust_remote_code=config.trust_remote_code, output_loading_info=True,
             )  # fmt: skip
     except Exception as error:
-        raise ConfigError(f"{config.model} cannot be loaded: {_line(error)}") from error
+        raise ConfigError(f"{config.model} cannot be loaded: {first_line(error)}") from error
     absent = sorted(
         str(key) for key in [*report["missing_keys"], *report.get("mismatched_keys", ())]
     )
@@ -188,30 +183,14 @@ def _weights(folder: Path, plan: Any, config: WorkerConfig, encdec: bool) -> Pre
     return loaded
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps transformers' progress bars and remarks (layers left out on purpose) off the terminal."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
 def _tokens(folder: Path, config: WorkerConfig, plan: Any) -> tokenizer.Tokens:
     where = folder
     if config.tokenizer:
         where = hub.folder_of(config.tokenizer, weights=False)
-    with warnings.catch_warnings(), _quiet():
-        # Marian's tokenizer recommends a punctuation normaliser on every start.
-        warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
+    with quiet():
         tokens = tokenizer.read(
             where,
-            multilingual=plan.model_type in _LANGUAGES,
+            encdec=bool(plan.is_encoder_decoder),
             trust_remote_code=config.trust_remote_code,
         )
     if config.tokenizer and not tokens.fingerprint:
@@ -229,7 +208,3 @@ def _decoder_prompt(name: str, generation: Any, plan: Any) -> tuple[int, ...]:
         if isinstance(value, int):
             return (value,)
     raise ConfigError(f"{name} names no decoder_start_token_id: put it into generation_config.json")
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

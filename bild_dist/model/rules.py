@@ -1,7 +1,8 @@
 """What constrains the next token: from a model's generation config to `Rules`, and from `Rules` to logits.
 
 A generation config that asks for something that a token-by-token decoder of two models cannot do (beams, contrastive
-search, ...) is refused by name. Its sampling defaults (temperature, top-k, ...) are left aside: each request names its own.
+search, ...) is refused by name. Its sampling defaults (temperature, top-k, ...) are left aside: each request names its
+own.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _REFUSED: Final[dict[str, tuple[Any, ...]]] = {
 }
 """Fields that change the text in a way that cannot be honoured, with their harmless values (None always is)."""
 
-_EMPTY: Final = ([], {}, ())
+_EMPTY: Final[tuple[Any, ...]] = ([], {}, ())
 
 
 def rules_of(
@@ -146,9 +147,9 @@ class Constraint:
             logits.index_fill_(1, self._suppress, -torch.inf)
         if self._end_ids is not None and first < self._grows_until:
             logits[: self._grows_until - first].index_fill_(1, self._end_ids, -torch.inf)
-        for at, banned in ((self._begin_suppress_at, self._begin_suppress),):
-            if banned is not None and first <= at < first + rows:
-                logits[at - first].index_fill_(0, banned, -torch.inf)
+        at, banned = self._begin_suppress_at, self._begin_suppress
+        if banned is not None and first <= at < first + rows:
+            logits[at - first].index_fill_(0, banned, -torch.inf)
         for at, forced in ((rules.begin, self._forced_begin), (rules.limit - 1, self._forced_end)):
             if forced is not None and first <= at < first + rows:
                 logits[at - first] = -torch.inf

@@ -1,8 +1,8 @@
 """The tokenizer of a model folder: what the orchestrator is sent, and what the worker encodes itself.
 
-Where the family has a fast tokenizer the orchestrator gets its "tokenizer.json" and does all the work. Where it has none
-(Marian, M2M100), or where the special tokens depend on languages (mBART, NLLB), the worker encodes with transformers' own
-class, and the orchestrator gets a "tokenizer.json" to decode with.
+Where the family has a fast tokenizer the orchestrator gets its "tokenizer.json" and does all the work. Where it has
+none (Marian, M2M100), or where the special tokens depend on languages (mBART, NLLB), the worker encodes with
+transformers' own class, and the orchestrator gets a "tokenizer.json" to decode with.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from tokenizers import AddedToken, Tokenizer, decoders, models
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models
 from transformers import AutoTokenizer
 
 from bild_dist.errors import ConfigError, InvalidRequest
@@ -42,7 +42,8 @@ class Tokens:
     """What is known of a model's tokens. Empty for a folder without a tokenizer.
 
     `fingerprint` and `size` describe the id-to-token table, `files` is for the orchestrator, `languages` maps a code to
-    the id of its token. `own` is transformers' tokenizer where the worker has to encode.
+    the id of its token. `own` is transformers' tokenizer where the worker has to encode, `home` the source language
+    that it starts with.
     """
 
     fingerprint: str = ""
@@ -50,6 +51,7 @@ class Tokens:
     files: Mapping[str, bytes] = field(default_factory=dict)
     languages: Mapping[str, int] = field(default_factory=dict)
     own: Any = None
+    home: str = ""
 
     @property
     def encodes(self) -> bool:
@@ -69,15 +71,16 @@ class Tokens:
             if target:
                 text = f"{target} {text}"
             return tuple(self.own(text).input_ids), None
-        if source:
-            self.own.src_lang = source
+        # The tokenizer remembers a language, so each text states its own.
+        if source or self.home:
+            self.own.src_lang = source or self.home
         return tuple(self.own(text).input_ids), self.languages[target] if target else None
 
     def _language(self, code: str) -> str:
         """The tokenizer's own name of a language. Empty for none."""
         if not code:
             return ""
-        for name in (code, f">>{code}<<"):
+        for name in (code, code.strip("_"), f">>{code}<<"):
             if name in self.languages:
                 return name
         known = [name.strip("<>") for name in self.languages]
@@ -86,8 +89,8 @@ class Tokens:
         raise InvalidRequest(f"unknown language {code!r}{nearest(code, known)}")
 
 
-def read(folder: Path, *, multilingual: bool, trust_remote_code: bool = False) -> Tokens:
-    """The tokenizer of a folder. `multilingual`: the family may have none, or one with languages.
+def read(folder: Path, *, encdec: bool, trust_remote_code: bool = False) -> Tokens:
+    """The tokenizer of a folder. `encdec`: the family may have no fast one, or one with languages.
 
     Raises:
         ConfigError: there is one, but it cannot be read.
@@ -96,7 +99,7 @@ def read(folder: Path, *, multilingual: bool, trust_remote_code: bool = False) -
         return Tokens()
     try:
         file = folder / "tokenizer.json"
-        if file.is_file() and not multilingual:
+        if file.is_file() and not encdec:
             return _fast(file.read_bytes(), _chat_of(folder))
         own: Any = AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=trust_remote_code
@@ -111,7 +114,7 @@ def read(folder: Path, *, multilingual: bool, trust_remote_code: bool = False) -
         fast = _fast(data, chat)
         if not languages:
             return fast
-        return Tokens(fast.fingerprint, fast.size, fast.files, languages, own)
+        return Tokens(fast.fingerprint, fast.size, fast.files, languages, own, _home(own))
     except Exception as error:  # the tokenizers library raises bare Exceptions
         raise ConfigError(
             f"the tokenizer in {folder} cannot be read ({type(error).__name__}: {error}): "
@@ -128,7 +131,12 @@ def _fast(data: bytes, chat: Mapping[str, Any]) -> Tokens:
 def _slow(own: Any, chat: Mapping[str, Any], languages: Mapping[str, int]) -> Tokens:
     table = _table(own)
     data = decoder_of(own).to_str().encode()
-    return Tokens(fingerprint(table), max(table.values()) + 1, _files(data, chat), languages, own)
+    size = max(table.values()) + 1
+    return Tokens(fingerprint(table), size, _files(data, chat), languages, own, _home(own))
+
+
+def _home(own: Any) -> str:
+    return getattr(own, "src_lang", None) or ""
 
 
 def _files(data: bytes, chat: Mapping[str, Any]) -> dict[str, bytes]:
@@ -183,7 +191,7 @@ def decoder_of(own: Any) -> Tokenizer:
             decoders.ByteFallback(),
             decoders.Replace("▁", " "),
             decoders.Fuse(),
-            decoders.Strip(" ", 1 << 20, 1 << 20),
+            decoders.Replace(Regex(r"\A\s+|\s+\z"), ""),
         ]
     )
     return tokenizer

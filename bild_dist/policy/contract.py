@@ -1,6 +1,7 @@
 """What a worker's answer must satisfy before the machine believes it.
 
-Each check raises RemoteProtocolError and changes nothing. The meaning of the fields is in `messages.py`.
+Each check raises RemoteProtocolError and changes nothing. The meaning of the fields is in
+`messages.py`.
 """
 
 from __future__ import annotations

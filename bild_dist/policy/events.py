@@ -1,6 +1,7 @@
 """What goes into the machine of a request and what comes out of it.
 
-Worker messages travel unchanged inside `FromWorker` and `ToWorker`; the machine numbers them itself.
+Worker messages travel unchanged inside `FromWorker` and `ToWorker`; the machine numbers them
+itself.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ class Emit:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The text is complete (`reason`) or the request failed (`error`). The last command but Close."""
+    """The text is complete (`reason`) or the request failed (`error`). The last command but
+    Close.
+    """
 
     reason: FinishReason | None
     error: BildError | None

@@ -10,27 +10,28 @@ Who owns which range of the request's ids:
     |--- held[small] ------------------------->|    what each worker's KV cache covers, never past
     |--- held[large] ----------->|                  the first id on which it may be wrong
 
-Theory of operation. The text is defined position by position (`rules.py`); *when* a model runs is free. The machine
-keeps one line of ids: what is committed, and behind it the small model's guesses. Three things happen to the line:
-a Drafted appends guesses; a Verified turns the first of them into text and, where the large model objects or owns
-the next position, writes one token of its own and cuts what is behind; a commit tests whether the text has ended. After each,
-`_work` says what to ask for next. That one method is the schedule. Under `paper` at most one command is under way,
-so nothing is ever drafted ahead; a schedule that runs further ahead appends to the same line and checks the same guesses.
+Theory of operation. The text is defined position by position (`rules.py`); *when* a model runs is
+free. The machine keeps one line of ids: what is committed, and behind it the small model's guesses.
+Three things happen to the line: a Drafted appends guesses; a Verified turns the first of them into
+text and, where the large model objects or owns the next position, writes one token of its own and
+cuts what is behind; a commit tests whether the text has ended. After each, `_work` says what to ask
+for next. That one method is the schedule. Under `paper` at most one command is under way, so
+nothing is ever drafted ahead; a schedule that runs further ahead appends to the same line and
+checks the same guesses.
 
-Every command names the length `at` that it builds on and the digest of those ids; a worker sets its slot to it. So rollback is
-nothing but a smaller `at` in the next command. The epoch grows when ids that a worker was told are taken back; an
-answer of an older epoch is dropped.
+Every command names the length `at` that it builds on and the digest of those ids; a worker sets its
+slot to it. So rollback is nothing but a smaller `at` in the next command. The epoch grows when ids
+that a worker was told are taken back; an answer of an older epoch is dropped.
 
-An illegal event raises and changes nothing: RemoteProtocolError where a worker's answer breaks the contract,
-LocalProtocolError where the driver does. After Finish every event is ignored, since answers may cross a Close on the way.
+An illegal event raises and changes nothing: RemoteProtocolError where a worker's answer breaks the
+contract, LocalProtocolError where the driver does. After Finish every event is ignored, since
+answers may cross a Close on the way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import inf
-from typing import Protocol
 
 from bild_dist.errors import BildError, LocalProtocolError, RemoteProtocolError
 from bild_dist.kv.prefix import Prefix
@@ -43,48 +44,19 @@ from bild_dist.policy.events import (
     Event,
     Failed,
     Finish,
-    FromWorker,
     Token,
     ToWorker,
 )
+from bild_dist.policy.line import Guess, Handover, Stops, Written
 from bild_dist.policy.rules import next_run, owner
 from bild_dist.types import FinishReason, Mode, Options, Role, Source, Trace
-
-
-class Stops(Protocol):
-    """Stop strings, as the machine sees them. Must depend on the tokens alone."""
-
-    def push(self, token: int) -> bool:
-        """Takes a committed token; whether it completes a stop string."""
-        ...
-
-    def ahead(self, tokens: Sequence[int]) -> int | None:
-        """Index of the first of these further tokens that would complete a stop string. Changes nothing."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Guess:
-    """A token on the line that is not text yet, and who decides about its position."""
-
-    token: int
-    confidence: float
-    owner: Source
-
-
-@dataclass(frozen=True, slots=True)
-class Handover:
-    """The position behind the last guess is the large model's: why, and what the small one thought."""
-
-    source: Source
-    confidence: float | None
 
 
 class Machine:
     """One request. Owned by its session: nobody else calls it.
 
-    `ids` is the decoder prompt (at least one id), `source` the encoder's input (empty for decoder-only models);
-    `rules.begin` and `rules.limit` bound the text.
+    `ids` is the decoder prompt (at least one id), `source` the encoder's input (empty for
+    decoder-only models); `rules.begin` and `rules.limit` bound the text.
     """
 
     def __init__(
@@ -112,7 +84,8 @@ class Machine:
         self._roles = {
             Mode.LARGE: (Role.LARGE,),
             Mode.SMALL: (Role.SMALL,),
-            # Every request takes its slots in this order, so two of them never hold one each for ever.
+            # Every request takes its slots in this order, so two of them never hold one each for
+            # ever.
             Mode.BILD: (Role.LARGE, Role.SMALL),
             Mode.EXACT: (Role.LARGE, Role.SMALL),
         }[options.mode]
@@ -172,7 +145,9 @@ class Machine:
         if isinstance(pending, Verify) and isinstance(reply, Verified):
             check_verified(pending, reply, self._rules)
             return self._on_verified(role, reply)
-        raise RemoteProtocolError(f"{type(reply).__name__} is no answer to {type(pending).__name__}")
+        raise RemoteProtocolError(
+            f"{type(reply).__name__} is no answer to {type(pending).__name__}"
+        )
 
     # What the workers say.
 
@@ -206,7 +181,8 @@ class Machine:
         elif reply.low:
             self._handover = Handover(Source.FALLBACK, reply.low_confidence)
         else:
-            # The draft filled its limit: behind a full window, and anywhere in mode `exact`, the owner is known without p_S.
+            # The draft filled its limit: behind a full window, and anywhere in mode `exact`, the
+            # owner is known without p_S.
             self._handover = Handover(owner(run, self._options.window, -inf, inf), None)
         return [self._verify()]
 
@@ -218,7 +194,9 @@ class Machine:
         self._guesses, self._handover = [], None
         out: list[Token] = []
         for i, guess in enumerate(guesses[: reply.accepted]):
-            reason = self._commit(out, guess.token, guess.owner, guess.confidence, reply.distances[i])
+            reason = self._commit(
+                out, guess.token, guess.owner, guess.confidence, reply.distances[i]
+            )
             if reason is not None:
                 self.trace.wasted += len(guesses) - i - 1
                 return [Emit(tuple(out)), *self._finish(reason, None)]
@@ -227,16 +205,18 @@ class Machine:
             self.trace.wasted += len(guesses) - reply.accepted
             self._epoch += 1
             whose = Source.ROLLBACK if guess.owner is Source.SMALL else guess.owner
-            written = (whose, guess.confidence, reply.distances[reply.accepted])
+            written = Written(whose, guess.confidence, reply.distances[reply.accepted])
         elif handover is not None:
-            written = (handover.source, handover.confidence, None)
+            written = Written(handover.source, handover.confidence, None)
         else:
             raise LocalProtocolError(f"{self!r}: a checked text neither ended nor went on")
         sure = self._sure
         self._prefix.cut(sure)
         self._prefix.extend([reply.token])
         self._held[Role.SMALL] = min(self._held[Role.SMALL], sure)
-        reason = self._commit(out, reply.token, *written)
+        reason = self._commit(
+            out, reply.token, written.source, written.confidence, written.distance
+        )
         if reason is not None:
             return [Emit(tuple(out)), *self._finish(reason, None)]
         return [Emit(tuple(out)), *self._work()]
@@ -253,7 +233,9 @@ class Machine:
         return [Emit(tuple(out))]
 
     def _accept_tail(self, count: int) -> list[Command]:
-        """`verify_tail = False`: a final run of small tokens is text unchecked (Algorithm 1 as printed)."""
+        """`verify_tail = False`: a final run of small tokens is text unchecked (Algorithm 1 as
+        printed).
+        """
         out: list[Token] = []
         self.trace.wasted += len(self._guesses) - count
         reason = None
@@ -272,7 +254,8 @@ class Machine:
             self._handover = Handover(Source.FALLBACK, None)
             return [self._verify()]
         if options.mode is Mode.EXACT:
-            # The large model owns every position and always adds one token of its own, so the last is not worth guessing.
+            # The large model owns every position and always adds one token of its own, so the last
+            # is not worth guessing.
             limit = min(options.window, self._remaining - 1)
             if limit == 0:
                 self._handover = Handover(Source.FALLBACK, None)
@@ -339,7 +322,9 @@ class Machine:
         return self._rules.limit - self._sure
 
     def _ends(self, tokens: Sequence[int]) -> bool:
-        """Whether a text that goes on with all these tokens is over behind them, stop strings aside."""
+        """Whether a text that goes on with all these tokens is over behind them, stop strings
+        aside.
+        """
         return len(tokens) == self._remaining or (
             len(tokens) > 0 and tokens[-1] in self._rules.end_ids
         )

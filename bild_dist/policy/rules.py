@@ -7,7 +7,8 @@
 | d > alpha_rb and draw(p_L) != s, s = draw(p_S)   | draw(p_L) | `rollback` |
 | otherwise                                        | s         | `small`    |
 
-Who *owns* a position follows from what is known before the large model looks at it: the first two rows.
+Who *owns* a position follows from what is known before the large model looks at it: the first two
+rows.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def owner(run: int, window: int, confidence: float, alpha_fb: float) -> Source:
 def stands(same: bool, exact: bool, distance: float, alpha_rb: float) -> bool:
     """Whether the large model lets a proposed token stand.
 
-    `same`: it would draw that token too. `exact`: the position is the large model's own, so nothing else
-    will do. `distance`: -ln p_L of the proposed token, nats.
+    `same`: it would draw that token too. `exact`: the position is the large model's own, so nothing
+    else will do. `distance`: -ln p_L of the proposed token, nats.
     """
     return same or (not exact and not distance > alpha_rb)
 

@@ -96,8 +96,10 @@ class ClientChannel:
                     await asyncio.wait(self._parts)
         finally:
             self._call.cancel()
-            await self._tasks.close()
-            await self._channel.close()
+            try:
+                await self._tasks.close()
+            finally:
+                await self._channel.close()
 
     async def _read(self) -> None:
         end: BildError = self._ended()
@@ -162,27 +164,30 @@ class ServerChannel:
 
     async def read(self) -> None:
         """Moves what arrives into the inbox; while that is full, nothing is read."""
-        end: BildError = _gone()
+        end: BildError = (gone := _gone())
         try:
             async for frame in self._requests:
                 self._inbox.put(self._codec.read_request(frame), len(frame))
                 await self._inbox.room()
         except RemoteProtocolError as error:
-            end = error
+            end = error  # the handler may still answer it
         except _OVER:
             pass
         finally:
             self._inbox.end(end)
+            if end is gone:
+                self.outbox.end(gone)
 
 
 class GrpcServer:
-    """The listening end. Owns the gRPC server and the channels of its streams."""
+    """The listening end. Owns the gRPC server, the channels of its streams and their handlers."""
 
     def __init__(self, where: Address, handler: Handler) -> None:
         self._where = where
         self._handler = handler
         self._codec = Protobuf()
         self._channels: set[ServerChannel] = set()
+        self._handlers = TaskSet()
         self._closed = False
         self._server = grpc.aio.server(options=_SERVER)
         rpc = grpc.stream_stream_rpc_method_handler(self._session)
@@ -202,7 +207,9 @@ class GrpcServer:
         except RuntimeError:
             port = 0
         if port == 0:
-            raise ConfigError(f"{self._where} cannot be listened on: is it in use? Choose another port")
+            raise ConfigError(
+                f"{self._where} cannot be listened on: is it in use? Choose another port"
+            )
         self._where = Address(self._where.scheme, self._where.host, port)
         await self._server.start()
 
@@ -213,6 +220,7 @@ class GrpcServer:
         # In good order first; whoever does not take the end of its stream in time is cut off.
         for channel in list(self._channels):
             await channel.close()
+        await self._handlers.close()
         await self._server.stop(CLOSE_S)
 
     async def _session(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
@@ -221,9 +229,10 @@ class GrpcServer:
             return
         channel = ServerChannel(requests, self._codec)
         self._channels.add(channel)
-        tasks = TaskSet()
-        tasks.start(channel.read())
-        tasks.start(carry(self._handler, channel))
+        reading = TaskSet()
+        reading.start(channel.read())
+        # Not a part of this call, whose end it hears of as on the other transports: from its channel.
+        self._handlers.start(carry(self._handler, channel))
         try:
             with contextlib.suppress(WorkerUnavailable):  # the outbox's end
                 while True:
@@ -231,7 +240,7 @@ class GrpcServer:
         finally:
             self._channels.discard(channel)
             channel.drop()
-            await tasks.close()
+            await reading.close()
 
 
 async def connect(where: Address, timeout: float) -> ClientChannel:

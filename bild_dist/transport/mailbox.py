@@ -14,9 +14,9 @@ T = TypeVar("T")
 class Mailbox(Generic[T]):
     """Items, then an error that every later `get` raises again. Owned by its channel.
 
-    It is full at `count` items or `size` bytes, whichever is first, so that neither many small messages nor a few large
-    ones grow memory without bound. Items change hands between two awaits, never across one: a cancelled `get` or `offer`
-    leaves the mailbox as it was.
+    It is full at `count` items or `size` bytes, whichever is first, so that neither many small messages nor a few
+    large ones grow memory without bound. Items change hands between two awaits, never across one: a cancelled `get` or
+    `offer` leaves the mailbox as it was.
     """
 
     def __init__(self, count: int, size: int) -> None:

@@ -1,7 +1,7 @@
 """ZeroMQ: DEALER to ROUTER, one msgpack frame a message, over TCP or a Unix socket. This side is the DEALER.
 
-ZeroMQ alone would queue messages to the dead and drop them for strangers without a word. So: nothing is queued before the
-handshake, the socket's monitor tells of a lost peer, and there is no silent reconnection. An empty frame ends a
+ZeroMQ alone would queue messages to the dead and drop them for strangers without a word. So: nothing is queued before
+the handshake, the socket's monitor tells of a lost peer, and there is no silent reconnection. An empty frame ends a
 connection in good order and is answered by another, so that a close knows that everything before it has arrived.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 import zmq
 import zmq.asyncio
@@ -40,13 +40,13 @@ END: Final = b""
 _OPTIONS: Final = {
     zmq.LINGER: 0,
     # Only what the network has not taken yet: the mailboxes hold the rest. Each message may have MAX_FRAME bytes.
-    zmq.SNDHWM: 100,
+    zmq.SNDHWM: 32,
     zmq.MAXMSGSIZE: MAX_FRAME,
     zmq.IPV6: 1,
 }
-# libzmq 4.3.5 aborts the process (`!_io_error`) when a heartbeat falls due on a connection whose peer has gone while its
-# receive queue was full. So only this side sends heartbeats (the other answers them unasked), and only this side's receive
-# queue has no limit: the reader empties it all the time, and leaves the connection when nobody takes the messages.
+# libzmq 4.3.5 aborts the process (`!_io_error`) when a heartbeat falls due on a connection whose peer has gone while
+# the receive queue was full. So only this side sends heartbeats (the other answers them unasked), and only this side's
+# receive queue has no limit: the reader empties it all the time, and leaves when nobody takes the messages.
 _CLIENT: Final = {
     zmq.RCVHWM: 0,
     zmq.HEARTBEAT_IVL: 500,
@@ -114,15 +114,17 @@ class ClientChannel:
                     async with asyncio.timeout(CLOSE_S):
                         await asyncio.wait([self._reader])
         finally:
-            await self._tasks.close()
-            _discard(self._dealer, self._monitor)
+            try:
+                await self._tasks.close()
+            finally:
+                _discard(self._dealer, self._monitor)
 
     async def _read(self) -> None:
         """The socket's one reader: cancelling a receive elsewhere cannot lose a message."""
         try:
             while True:
-                self._arriving = self._dealer.recv_multipart()
-                frames = await self._arriving
+                self._arriving = arriving = _future(self._dealer.recv_multipart())
+                frames = await arriving
                 self._arriving = None
                 self._take(frames)
                 # A receive does not wait while more is there: whoever takes the messages needs a turn.
@@ -159,8 +161,7 @@ class ClientChannel:
     def _finish(self, error: BildError) -> None:
         """Nothing more is sent or taken; what came before `error` can still be received."""
         if self._over is None:
-            over = isinstance(error, WorkerUnavailable)
-            self._over = error if over else self._ended(str(error))
+            self._over = error if isinstance(error, WorkerUnavailable) else self._ended(str(error))
             # Nobody reads any more, so nothing may arrive any more.
             with contextlib.suppress(zmq.ZMQError):
                 self._dealer.disconnect(endpoint(self._where))
@@ -206,7 +207,9 @@ async def _try(where: Address) -> ClientChannel | None:
 
 
 def _refuse(where: Address, error: zmq.ZMQError) -> NoReturn:
-    raise ConfigError(f"{where} cannot be connected to ({error.strerror}): correct the address")
+    raise ConfigError(
+        f"{where} cannot be connected to ({zmq.strerror(error.errno or 0)}): correct the address"
+    )
 
 
 def _discard(dealer: zmq.asyncio.Socket, monitor: Any) -> None:
@@ -216,13 +219,18 @@ def _discard(dealer: zmq.asyncio.Socket, monitor: Any) -> None:
 
 
 def make_socket(
-    context: zmq.asyncio.Context, kind: int, options: Mapping[int, int]
+    context: zmq.asyncio.Context, kind: int, options: Mapping[zmq.SocketOption, int]
 ) -> zmq.asyncio.Socket:
     """A socket with the settings of both sides, and some of its own."""
     made = context.socket(kind)
     for option, value in (_OPTIONS | dict(options)).items():
         made.setsockopt(option, value)
     return made
+
+
+def _future(result: Awaitable[list[bytes]]) -> asyncio.Future[list[bytes]]:
+    # pyzmq's annotations promise less than what it returns.
+    return cast("asyncio.Future[list[bytes]]", result)
 
 
 def endpoint(where: Address) -> str:

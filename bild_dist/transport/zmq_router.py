@@ -1,8 +1,8 @@
 """The listening side of `zmq.py`: one ROUTER for all peers of a worker.
 
-A ROUTER has no connections, only identities. A Hello from a new one opens a connection, an empty frame ends it, and so does
-silence, since a ROUTER is not told when a peer dies. A peer that breaks the rules hears why and is forgotten; the others
-never notice.
+A ROUTER has no connections, only identities. A Hello from a new one opens a connection, an empty frame ends it, and so
+does silence, since a ROUTER is not told when a peer dies. A peer that breaks the rules hears why and is forgotten; the
+others never notice.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import socket
 import stat
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import zmq
 import zmq.asyncio
@@ -47,7 +47,7 @@ from bild_dist.wire.codec import to_msgpack
 SILENCE_S: Final = 10.0
 """A peer of which nothing was heard for so long has gone; orchestrators send a heartbeat twice a second."""
 # No heartbeats on this side: see `_CLIENT` in zmq.py.
-_SERVER: Final = {zmq.RCVHWM: 100, zmq.ROUTER_MANDATORY: 1}
+_SERVER: Final = {zmq.RCVHWM: 32, zmq.ROUTER_MANDATORY: 1}
 SWEEP_S: Final = 1.0
 LINGER_MS: Final = 500
 """How long a server that closes waits for its last words to leave."""
@@ -132,10 +132,9 @@ class ZmqServer:
             await self._own.close()
         finally:
             self._router.close(linger=LINGER_MS)
-        # Returns when the last words have left and the socket file is removed, so that the address is free again.
+        # Returns when the last words have left and nothing listens any more: the address is free again.
         await asyncio.to_thread(self._context.term)
-        if self._where.scheme == "zmq+ipc":
-            Path(self._where.host).unlink(missing_ok=True)
+        _release(self._where)
 
     def _knows(self, peer: ServerChannel) -> bool:
         return self._peers.get(peer.identity) is peer
@@ -148,9 +147,9 @@ class ZmqServer:
     def _post(self, identity: bytes, frame: bytes) -> None:
         """Sends if it can be done at once; a peer that cannot take it finds out by itself."""
         # The future of a send that does not block is done already, also when it failed.
-        done = self._router.send_multipart([identity, frame], flags=zmq.NOBLOCK)
+        sent = self._router.send_multipart([identity, frame], flags=zmq.NOBLOCK)
         with contextlib.suppress(zmq.ZMQError):
-            done.result()
+            cast("asyncio.Future[object]", sent).result()
 
     async def _read(self) -> None:
         while True:
@@ -223,7 +222,10 @@ async def serve(where: Address, handler: Handler) -> ZmqServer:
         context.term()
         if error.errno == errno.EADDRINUSE:
             raise _in_use(where) from None
-        raise ConfigError(f"{where} cannot be listened on: {error.strerror}") from None
+        why = zmq.strerror(error.errno or 0)
+        raise ConfigError(
+            f"{where} cannot be listened on ({why}): choose another address"
+        ) from None
     if where.scheme == "zmq":
         bound = router.getsockopt_string(zmq.LAST_ENDPOINT)
         where = Address(where.scheme, where.host, int(bound.rpartition(":")[2]))
@@ -236,7 +238,9 @@ def _claim(where: Address) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise ConfigError(f"{where} cannot be listened on: a file is there; choose another path")
+            raise ConfigError(
+                f"{where} cannot be listened on: a file is there; choose another path"
+            )
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             # Not waiting: a listener whose queue is full is alive too.
             probe.setblocking(False)
@@ -249,8 +253,15 @@ def _claim(where: Address) -> None:
     except BlockingIOError:
         pass
     except OSError as error:
-        raise ConfigError(f"{where} cannot be listened on: {error.strerror}") from None
+        why = error.strerror
+        raise ConfigError(f"{where} cannot be listened on ({why}): choose another path") from None
     raise _in_use(where)
+
+
+def _release(where: Address) -> None:
+    # libzmq leaves the file.
+    if where.scheme == "zmq+ipc":
+        Path(where.host).unlink(missing_ok=True)
 
 
 def _in_use(where: Address) -> ConfigError:

@@ -1,7 +1,8 @@
 """Messages to bytes and back, by the fields of their dataclasses. The only file that knows both sides.
 
-Each class gets a plan once: per field its name, how to check it, and what is inside. A message is checked when it is read,
-never trusted: whatever is not exactly a message is a RemoteProtocolError that says what was wrong, without its contents.
+Each class gets a plan once: per field its name, how to check it, and what is inside. A message is checked when it is
+read, never trusted: whatever is not exactly a message is a RemoteProtocolError that says what was wrong, without its
+contents.
 """
 
 from __future__ import annotations
@@ -10,42 +11,74 @@ import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgpack
 
 from bild_dist.errors import InvalidRequest, RemoteProtocolError
 from bild_dist.messages import MAX_FRAME, Message, Reply, Request, Rules
 
-_INT64: Final = range(-(1 << 63), 1 << 63)
+_MIN: Final = -(1 << 63)
+_MAX: Final = (1 << 63) - 1
+MAPS: Final = 64
+"""Maps that one frame may hold. A message has at most two; each costs far more memory than the byte that names it."""
+LISTS: Final = 64
+"""Lists that one frame may hold."""
+
+Check: TypeAlias = Callable[[Any], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class _Field:
     name: str
-    check: Callable[[Any], bool]
-    item: type | None
-    """Type of a tuple's items; None for single values."""
+    check: Check
+    """Whether a value, None apart, is one of this field."""
+    many: bool
     optional: bool
     nested: bool
+    real: bool
+    """Floats, which a peer may have written as whole numbers."""
 
 
 def _is_int(value: Any) -> bool:
-    return type(value) is int and value in _INT64
+    return type(value) is int and _MIN <= value <= _MAX
 
 
-def _is_float(value: Any) -> bool:
+def _is_real(value: Any) -> bool:
     return type(value) is float or _is_int(value)
 
 
-_CHECKS: Final[dict[Any, Callable[[Any], bool]]] = {
+def _is_exactly(kind: type) -> Check:
+    def check(value: Any) -> bool:
+        return type(value) is kind
+
+    return check
+
+
+_CHECKS: Final[dict[Any, Check]] = {
     int: _is_int,
-    float: _is_float,
-    bool: lambda value: type(value) is bool,
-    str: lambda value: type(value) is str,
-    bytes: lambda value: type(value) is bytes,
-    Rules: lambda value: type(value) is dict,
+    float: _is_real,
+    bool: _is_exactly(bool),
+    str: _is_exactly(str),
+    bytes: _is_exactly(bytes),
 }
+
+
+def _are(kind: type) -> Check:
+    """The check of a tuple. Asks for the set of types first: most tuples are long and of one."""
+    check = _CHECKS[kind]
+
+    def check_all(values: Any) -> bool:
+        if type(values) is not tuple:
+            return False
+        kinds = set(map(type, values))
+        if kinds <= {kind} and kind is not int:
+            return True
+        if kinds == {int} and kind in (int, float):
+            return _is_int(min(values)) and _is_int(max(values))
+        return all(map(check, values))
+
+    return check_all
 
 
 def _plan(kind: type) -> tuple[_Field, ...]:
@@ -54,13 +87,17 @@ def _plan(kind: type) -> tuple[_Field, ...]:
         optional = isinstance(hint, types.UnionType)
         if optional:
             hint = next(part for part in typing.get_args(hint) if part is not type(None))
-        item = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else None
-        check = _CHECKS[item if item is not None else hint]
-        fields.append(_Field(name, check, item, optional, hint is Rules))
+        many = typing.get_origin(hint) is tuple
+        one = typing.get_args(hint)[0] if many else hint
+        nested = one is Rules
+        check = _is_exactly(dict) if nested else _are(one) if many else _CHECKS[one]
+        fields.append(_Field(name, check, many, optional, nested, one is float))
     return tuple(fields)
 
 
-_KINDS: Final = {kind.__name__: kind for kind in (*typing.get_args(Request), *typing.get_args(Reply))}
+_KINDS: Final = {
+    kind.__name__: kind for kind in (*typing.get_args(Request), *typing.get_args(Reply))
+}
 _PLANS: Final = {kind: _plan(kind) for kind in (*_KINDS.values(), Rules)}
 
 
@@ -71,7 +108,7 @@ def to_msgpack(message: Message) -> bytes:
     """One message as a msgpack frame.
 
     Raises:
-        InvalidRequest: it is larger than MAX_FRAME.
+        InvalidRequest: it is larger than MAX_FRAME, or a field has a value that no wire holds.
     """
     try:
         frame = msgpack.packb([type(message).__name__, _to_map(message)], use_bin_type=True)
@@ -82,10 +119,14 @@ def to_msgpack(message: Message) -> bytes:
 
 def from_msgpack(frame: bytes) -> Message:
     """The message in a frame. Raises RemoteProtocolError where there is none."""
+    if len(frame) > MAX_FRAME:
+        raise RemoteProtocolError(f"a frame is larger than {MAX_FRAME} bytes")
+    guard = _Guard()
     try:
         value = msgpack.unpackb(
-            frame, raw=False, strict_map_key=True, use_list=False, ext_hook=_no_extensions
-        )
+            frame, raw=False, strict_map_key=True, use_list=False, ext_hook=_no_extensions,
+            object_hook=guard.on_map, list_hook=guard.on_list,
+        )  # fmt: skip
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise RemoteProtocolError(f"a frame is not msgpack: {type(error).__name__}") from None
     if not isinstance(value, tuple) or len(value) != 2 or not isinstance(value[0], str):
@@ -96,12 +137,40 @@ def from_msgpack(frame: bytes) -> Message:
     return typing.cast(Message, _from_map(kind, value[1]))
 
 
+class _Guard:
+    """Counts what a frame nests while it is read. Owned by that one reading.
+
+    A frame of the largest size could otherwise name four million empty maps, which take a hundred times its own memory.
+    """
+
+    __slots__ = ("_lists", "_maps")
+
+    def __init__(self) -> None:
+        self._maps = MAPS
+        self._lists = LISTS
+
+    def on_map(self, value: Any) -> Any:
+        self._maps -= 1
+        if self._maps < 0:
+            raise ValueError("too many maps")
+        return value
+
+    def on_list(self, value: Any) -> Any:
+        self._lists -= 1
+        if self._lists < 0:
+            raise ValueError("too many lists")
+        return value
+
+
 def _to_map(message: Any) -> dict[str, Any]:
-    plan = _PLANS[type(message)]
-    values = {field.name: getattr(message, field.name) for field in plan}
-    for field in plan:
+    values = {}
+    for field in _PLANS[type(message)]:
+        value = getattr(message, field.name)
         if field.nested:
-            values[field.name] = _to_map(values[field.name])
+            value = _to_map(value)
+        elif not (field.check(value) if value is not None else field.optional):
+            raise ValueError(f"its field {field.name} has a value of the wrong type or range")
+        values[field.name] = value
     return values
 
 
@@ -110,21 +179,20 @@ def _from_map(kind: type, values: Any) -> Any:
         raise RemoteProtocolError(f"{kind.__name__} is not a map of its fields")
     known = {}
     for field in _PLANS[kind]:
-        if field.name not in values:
-            raise RemoteProtocolError(f"{kind.__name__} lacks its field {field.name}")
-        value = values[field.name]
-        if not _good(field, value):
-            raise RemoteProtocolError(f"{kind.__name__}.{field.name} has a value of the wrong type")
-        known[field.name] = _from_map(Rules, value) if field.nested else value
+        name = field.name
+        if name not in values:
+            raise RemoteProtocolError(f"{kind.__name__} lacks its field {name}")
+        value = values[name]
+        if not (field.check(value) if value is not None else field.optional):
+            raise RemoteProtocolError(
+                f"{kind.__name__}.{name} has a value of the wrong type or range"
+            )
+        if field.nested:
+            value = _from_map(Rules, value)
+        elif field.real:
+            value = tuple(map(float, value)) if field.many else float(value)
+        known[name] = value
     return kind(**known)
-
-
-def _good(field: _Field, value: Any) -> bool:
-    if value is None:
-        return field.optional
-    if field.item is None:
-        return field.check(value)
-    return type(value) is tuple and all(map(field.check, value))
 
 
 def _no_extensions(code: int, data: bytes) -> Any:
@@ -176,7 +244,7 @@ class Protobuf:
             raise RemoteProtocolError("a frame is not protobuf of this protocol") from None
         name = envelope.WhichOneof("message")
         if name is None:
-            raise RemoteProtocolError("a frame is empty or of a kind that this version does not know")
+            raise RemoteProtocolError("a frame is empty or of a kind that is not known here")
         kind = _KINDS[name.capitalize()]
         return typing.cast(Message, self._read(kind, getattr(envelope, name)))
 
@@ -186,10 +254,12 @@ class Protobuf:
             value = getattr(message, field.name)
             if field.nested:
                 self._fill(getattr(target, field.name), value)
-            elif field.item is not None:
+            elif field.many:
                 getattr(target, field.name).extend(value)
             elif value is not None:
                 setattr(target, field.name, value)
+            elif not field.optional:
+                raise ValueError(f"its field {field.name} has no value")
 
     def _read(self, kind: type, source: Any) -> Any:
         values: dict[str, Any] = {}
@@ -200,7 +270,7 @@ class Protobuf:
             value = getattr(source, field.name)
             if field.nested:
                 value = self._read(Rules, value)
-            elif field.item is not None:
+            elif field.many:
                 value = tuple(value)
             values[field.name] = value
         return kind(**values)
@@ -208,12 +278,10 @@ class Protobuf:
 
 def _sized(frame: bytes) -> bytes:
     if len(frame) > MAX_FRAME:
-        raise _too_large(len(frame))
+        raise InvalidRequest(
+            f"a message of {len(frame)} bytes is larger than the {MAX_FRAME} that a wire takes"
+        )
     return frame
-
-
-def _too_large(size: int) -> InvalidRequest:
-    return InvalidRequest(f"a message of {size} bytes is larger than the {MAX_FRAME} that a wire takes")
 
 
 KINDS: Final = tuple(_KINDS.values())

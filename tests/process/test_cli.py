@@ -145,7 +145,14 @@ def test_bad_use_is_refused_with_a_reason(words: tuple[str, ...], needle: str) -
 
 def test_nobody_at_the_address_is_a_failure() -> None:
     """A worker that is not there is no bad usage: exit code 1, and the address is named."""
-    done = bild("generate", "--small-worker", "zmq://127.0.0.1:9", "--large-worker", "grpc://127.0.0.1:9", "x")
+    done = bild(
+        "generate",
+        "--small-worker",
+        "zmq://127.0.0.1:9",
+        "--large-worker",
+        "grpc://127.0.0.1:9",
+        "x",
+    )
     assert 1 == done.returncode
     assert "127.0.0.1:9" in done.stderr
 
@@ -244,7 +251,9 @@ def test_help_loads_nothing_heavy(words: tuple[str, ...]) -> None:
         "heavy = {'torch', 'transformers', 'grpc', 'zmq', 'rich', 'tokenizers'} & set(sys.modules)\n"
         "sys.exit(f'loaded {heavy}' if heavy else 0)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert 0 == done.returncode, done.stderr
     assert "usage" in done.stdout
 
@@ -256,5 +265,7 @@ def test_the_orchestrator_starts_without_torch() -> None:
         "print(bild_dist.generate('Hello', 'toy:small', 'toy:large', max_new_tokens=5).text)\n"
         "sys.exit(f'loaded torch' if 'torch' in sys.modules else 0)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert 0 == done.returncode, done.stderr

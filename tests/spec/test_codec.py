@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import subprocess
+import sys
 import typing
+from pathlib import Path
 from types import UnionType
 from typing import Any
 
@@ -25,7 +28,9 @@ from bild_dist.messages import (
     Request,
     Rules,
 )
+from bild_dist.transport.grpc import METHOD
 from bild_dist.wire.codec import KINDS, Protobuf, from_msgpack, to_msgpack
+from bild_dist.wire.pb import worker_pb2
 
 PB = Protobuf()
 
@@ -85,10 +90,22 @@ def test_extreme_numbers_survive() -> None:
         assert message == PB.read_request(PB.request(message))
 
 
+def test_whole_numbers_become_floats_where_floats_are_due() -> None:
+    """A peer in another language writes 1 for 1.0; who reads the message need not know."""
+    name, values = msgpack.unpackb(to_msgpack(example(Drafted)))
+    values["low_confidence"], values["confidences"] = 1, [1, 0.5]
+    message = typing.cast(Drafted, from_msgpack(msgpack.packb([name, values])))
+    assert float is type(message.low_confidence)
+    assert [float, float] == [type(c) for c in message.confidences]
+
+
 def test_unknown_fields_are_ignored() -> None:
-    """A newer peer may say more than we understand."""
-    frame = msgpack.packb(["Ping", {"count": 1, "progress": 2, "mood": "good"}])
+    """A newer peer may say more than we understand, on both wires."""
+    frame = msgpack.packb(["Ping", {"count": 1, "progress": 2, "mood": {"good": [True]}}])
     assert Ping(count=1, progress=2) == from_msgpack(frame)
+    envelope = bytearray(PB.request(Ping(count=1, progress=2)))
+    envelope[1] += 3
+    assert Ping(count=1, progress=2) == PB.read_request(bytes(envelope) + b"\x98\x06\x05")
 
 
 BAD_FRAMES: dict[str, Any] = {
@@ -105,12 +122,20 @@ BAD_FRAMES: dict[str, Any] = {
     "a fraction for a whole number": msgpack.packb(["Ping", {"count": 1.5, "progress": 2}]),
     "a number beyond 64 bits": msgpack.packb(["Ping", {"count": (1 << 64) - 1, "progress": 2}]),
     "nil where a value is due": msgpack.packb(["Ping", {"count": None, "progress": 2}]),
-    "a list of the wrong things": msgpack.packb(["Encoded", {"seq": 1, "ids": ["a"], "forced_begin": 0}]),
-    "an extension type": msgpack.packb(["Ping", {"count": msgpack.ExtType(1, b"x"), "progress": 2}]),
+    "a list of the wrong things": msgpack.packb(
+        ["Encoded", {"seq": 1, "ids": ["a"], "forced_begin": 0}]
+    ),
+    "an extension type": msgpack.packb(
+        ["Ping", {"count": msgpack.ExtType(1, b"x"), "progress": 2}]
+    ),
     "a second message behind": msgpack.packb(["Ping", {"count": 1, "progress": 2}]) + b"\x00",
     "a promise of four billion items": b"\xdd\xff\xff\xff\xff",
     "deep nesting": b"\x91" * 100_000,
     "a map with keys that are no text": msgpack.packb(["Ping", {1: 2}]),
+    "text that is no UTF-8": b"\x92\xa4Ping\x82\xa5count\xa1\xff\xa8progress\x01",
+    "half a million maps": b"\x92\xa4Ping\xdd\x00\x08\x00\x00" + b"\x80" * (1 << 19),
+    "half a million lists": b"\x92\xa4Ping\xdd\x00\x08\x00\x00" + b"\x90" * (1 << 19),
+    "more than a wire takes": msgpack.packb(["Bye", {"reason": "x" * MAX_FRAME}]),
 }
 
 
@@ -150,13 +175,55 @@ def test_mutated_frames_are_messages_or_refused() -> None:
     assert refused > 20_000
 
 
-def test_what_cannot_be_sent_is_the_callers_fault() -> None:
-    """Too large a message, or a number that no wire holds, raises InvalidRequest before anything leaves."""
-    for message in (
-        Hello(protocol=1, client="x" * (MAX_FRAME + 1)),
-        Ping(count=1 << 70, progress=0),
-    ):
-        with pytest.raises(InvalidRequest):
-            to_msgpack(message)
-        with pytest.raises(InvalidRequest):
-            PB.request(message)
+CANNOT_BE_SENT: dict[str, Any] = {
+    "too large": Hello(protocol=1, client="x" * (MAX_FRAME + 1)),
+    "beyond 64 bits": Ping(count=1 << 70, progress=0),
+    "beyond 63 bits": Ping(count=1 << 63, progress=0),
+    "a token beyond 63 bits": dataclasses.replace(example(Draft), tokens=(1, 1 << 63)),
+    "text for a number": Ping(count=typing.cast(int, "1"), progress=0),
+    "nothing for a number": Ping(count=typing.cast(int, None), progress=0),
+    "half a character": Hello(protocol=1, client="\ud800"),
+}
+
+
+@pytest.mark.parametrize("message", CANNOT_BE_SENT.values(), ids=CANNOT_BE_SENT)
+def test_what_cannot_be_sent_is_the_callers_fault(message: Any) -> None:
+    """A value that no wire holds raises InvalidRequest that names the message, before anything leaves."""
+    for write in (to_msgpack, PB.request):
+        with pytest.raises(InvalidRequest, match=rf"{type(message).__name__}|larger than"):
+            write(message)
+
+
+def test_complaints_do_not_repeat_what_was_sent() -> None:
+    """A message may hold a prompt: what is said about a bad one holds names only."""
+    name, values = msgpack.unpackb(to_msgpack(example(Open)))
+    values["ids"] = "my secret"
+    with pytest.raises(RemoteProtocolError, match=r"Open\.ids") as caught:
+        from_msgpack(msgpack.packb([name, values]))
+    assert "secret" not in str(caught.value)
+
+
+def test_the_proto_file_has_the_fields_of_the_dataclasses() -> None:
+    """Each message of the contract has its fields in the same order under the same names, and no others."""
+    for kind in (*KINDS, Rules):
+        ours = [field.name for field in dataclasses.fields(kind)]
+        theirs = [f.name for f in worker_pb2.DESCRIPTOR.message_types_by_name[kind.__name__].fields]
+        assert ours == theirs
+
+
+def test_the_service_is_the_one_that_is_served() -> None:
+    """The method that the gRPC transport serves by name is the one of the contract."""
+    service = worker_pb2.DESCRIPTOR.services_by_name["Worker"]
+    (method,) = service.methods
+    assert f"/{service.full_name}/{method.name}" == METHOD
+    assert method.client_streaming
+    assert method.server_streaming
+
+
+def test_the_generated_code_is_up_to_date() -> None:
+    """What is committed is what the generator makes of the contract today."""
+    pytest.importorskip("grpc_tools")
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "proto/generate.py", "--check"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert (0, "") == (done.returncode, done.stderr)

@@ -1,4 +1,6 @@
-"""The decoder as Python users meet it: texts, streams, cancellation, deadlines, over toys in one process."""
+"""The decoder as Python users meet it: texts, streams, cancellation, deadlines, over toys in one
+process.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,11 +33,13 @@ async def drained(decoder: Decoder) -> None:
     """Returns when no worker holds a slot any more; a leak would run into the test's time limit."""
     for worker in decoder.workers.values():
         while await worker.open_slots():
-            await asyncio.sleep(0)
+            pass
 
 
 async def test_a_stream_is_the_text() -> None:
-    """The pieces put together are the text; positions, tokens and sources are those of the result."""
+    """The pieces put together are the text; positions, tokens and sources are those of the
+    result.
+    """
     async with pair() as decoder:
         text = decoder.stream("Hello", max_new_tokens=60)
         events = [event async for event in text]
@@ -51,7 +55,9 @@ async def test_a_stream_is_the_text() -> None:
 
 
 async def test_events_say_what_the_models_thought() -> None:
-    """A checked small token has a confidence and a distance; a fallback has the confidence that was too low."""
+    """A checked small token has a confidence and a distance; a fallback has the confidence that was
+    too low.
+    """
     async with pair() as decoder:
         events = [e async for e in decoder.stream("Hello", max_new_tokens=80, alpha_fb=0.6)]
 
@@ -65,7 +71,9 @@ async def test_events_say_what_the_models_thought() -> None:
 
 
 async def test_a_stop_string_ends_the_text_and_is_cut() -> None:
-    """`tokens` keeps the token that completes it, `text` ends before it, nothing of it is streamed."""
+    """`tokens` keeps the token that completes it, `text` ends before it, nothing of it is
+    streamed.
+    """
     async with pair("seed=1&f=0.3&end=0") as decoder:
         whole = (await decoder.generate("Hello", max_new_tokens=60)).text
         stop = whole[20:23]
@@ -90,7 +98,9 @@ class ToyText:
 
 @pytest.mark.parametrize("how", ["aclose", "drop", "break"])
 async def test_a_text_nobody_wants_is_cancelled(how: str) -> None:
-    """Closed, dropped or left by a break: both slots are free again, and the next text is served."""
+    """Closed, dropped or left by a break: both slots are free again, and the next text is
+    served.
+    """
     async with pair("seed=1&end=0&ms=1") as decoder:
         text = decoder.stream("Hello", max_new_tokens=1000)
         if how == "break":
@@ -130,7 +140,9 @@ async def test_a_cancelled_caller_cancels_its_text() -> None:
 
 
 async def test_deadlines_count_from_the_request() -> None:
-    """A request that is decoded too slowly, and one that waits too long for its turn, end in time."""
+    """A request that is decoded too slowly, and one that waits too long for its turn, end in
+    time.
+    """
     async with pair("seed=1&end=0&ms=5", concurrency=1) as decoder:
         slow = decoder.stream("one", max_new_tokens=1000, deadline=0.15)
         waiting = decoder.stream("two", max_new_tokens=1000, deadline=0.05)
@@ -174,7 +186,8 @@ async def test_bad_options_are_refused_where_they_are_given() -> None:
         for options in ({"alpha_bf": 1}, {"alpha_fb": 2}, {"window": 0}, {"mode": "fast"}):
             with pytest.raises(InvalidRequest):
                 decoder.stream("Hello", **options)
-        for prompt in ("", [], [{"role": "user"}], [1, "a"], [70000]):
+        prompts: list[Any] = ["", [], [{"role": "user"}], [1, "a"], [70000]]
+        for prompt in prompts:
             with pytest.raises(InvalidRequest):
                 await decoder.generate(prompt)
         await drained(decoder)
@@ -183,7 +196,7 @@ async def test_bad_options_are_refused_where_they_are_given() -> None:
 async def test_a_long_prompt_is_refused_or_cut() -> None:
     """Too long for the models: refused with the numbers, or cut at its beginning when asked."""
     async with pair("seed=1&end=0&length=64") as decoder:
-        with pytest.raises(InvalidRequest, match="64|63"):
+        with pytest.raises(InvalidRequest, match=r"63"):
             await decoder.generate("x" * 100)
         result = await decoder.generate("x" * 100, truncate=True, max_new_tokens=10)
         assert 10 == len(result.tokens)

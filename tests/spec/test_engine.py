@@ -6,6 +6,7 @@ import dataclasses
 import queue
 import threading
 from collections.abc import Hashable, Iterator
+from itertools import pairwise
 
 import pytest
 
@@ -76,7 +77,9 @@ class Bench:
         self.inside.clear()
 
     def settle(self) -> None:
-        """Returns when everything submitted so far has been taken up: an unknown question is answered in order."""
+        """Returns when everything submitted so far has been taken up: an unknown question is
+        answered in order.
+        """
         self.say(Encode(seq=77, text="", src_lang="", tgt_lang=""), "settle")
         while self.replies.get(timeout=10)[0] != "settle":
             pass
@@ -142,7 +145,9 @@ def test_pieces_are_reported_as_they_are_written(bench: Bench) -> None:
 
 
 def test_a_check_keeps_the_kv_of_what_it_accepts(bench: Bench) -> None:
-    """After a rollback the next command builds on the accepted part, at the length that was told."""
+    """After a rollback the next command builds on the accepted part, at the length that was
+    told.
+    """
     bench.say(open_())
     bench.say(verify_(exact=(False, True)))
     bench.next()
@@ -171,7 +176,7 @@ def test_requests_take_turns_pass_by_pass(bench: Bench) -> None:
     bench.next(), bench.next()
 
     turns = bench.passes[2:30]
-    assert all(a != b for a, b in zip(turns, turns[1:], strict=False))
+    assert all(a != b for a, b in pairwise(turns))
 
 
 def test_a_newer_epoch_stops_a_draft_between_two_tokens(bench: Bench) -> None:
@@ -192,7 +197,9 @@ def test_a_newer_epoch_stops_a_draft_between_two_tokens(bench: Bench) -> None:
 
 
 def test_a_duplicate_gets_the_same_answer_and_no_second_pass(bench: Bench) -> None:
-    """Commands are numbered: the last one asked again is answered from memory, an older one not at all."""
+    """Commands are numbered: the last one asked again is answered from memory, an older one not at
+    all.
+    """
     bench.say(open_())
     bench.say(open_())
     bench.say(draft_())

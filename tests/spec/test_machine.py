@@ -1,4 +1,6 @@
-"""The machine writes the text that the decision table defines, and believes no answer that breaks the contract."""
+"""The machine writes the text that the decision table defines, and believes no answer that breaks
+the contract.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ CASES = [
 
 
 def test_text_and_sources_are_those_of_the_table() -> None:
-    """On 220 settings times 12 pairs of models every token and every source is the cache-free one."""
+    """On 220 settings times 12 pairs of models every token and every source is the cache-free
+    one.
+    """
     seen: set[tuple[Mode, Source]] = set()
     reasons: set[FinishReason | None] = set()
     for seed in range(12):
@@ -253,7 +257,9 @@ def test_a_bad_check_is_refused_and_changes_nothing(changes: dict[str, object]) 
 
 
 def test_an_answer_to_no_command_is_our_own_fault() -> None:
-    """Another session, another number, another worker: LocalProtocolError, since routing is ours."""
+    """Another session, another number, another worker: LocalProtocolError, since routing is
+    ours.
+    """
     machine, asked = opened_machine()
     for role, answer in (
         (Role.SMALL, drafted(asked, session=2)),

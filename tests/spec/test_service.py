@@ -1,4 +1,6 @@
-"""A worker's side of a connection: greetings, heartbeats, files, silence, and peers that break the rules."""
+"""A worker's side of a connection: greetings, heartbeats, files, silence, and peers that break the
+rules.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ async def test_the_greeting_says_who_the_worker_is(tmp_path: Path) -> None:
 async def test_a_wrong_greeting_ends_the_connection(
     tmp_path: Path, first: Message, needle: str
 ) -> None:
-    """No Hello, or one of another version: Failed says so in plain words, and the connection ends."""
+    """No Hello, or one of another version: Failed says so in plain words, and the connection
+    ends.
+    """
     async with worker(tmp_path) as running:
         channel = await connect(running.address, timeout=1)
         await channel.send(first)
@@ -107,20 +111,23 @@ async def test_heartbeats_are_answered_while_a_pass_runs(tmp_path: Path) -> None
         ids = tuple(range(65, 70))
         await channel.send(
             Open(
-                session=1, epoch=0, seq=1, ids=ids, source=(),
+                session=1,
+                epoch=0,
+                seq=1,
+                ids=ids,
+                source=(),
                 rules=type(rules)(vocabulary=rules.vocabulary, begin=5, limit=20),
-            )  # fmt: skip
+            )
         )
         assert isinstance(await channel.receive(), Opened)
         asked_ns = now_ns()
-        pong = None
         for count in range(1, 200):
             await channel.send(Ping(count=count, progress=0))
             pong = await channel.receive()
             assert isinstance(pong, Pong)
             if pong.busy_ns > 0:
                 break
-        assert pong is not None
+        assert isinstance(pong, Pong)
         assert 0 < pong.busy_ns < 300_000_000
         assert now_ns() - asked_ns < 300_000_000
         assert 1 == pong.open_slots
@@ -141,7 +148,11 @@ async def test_files_come_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             assert len(chunk.data) <= 100
             data, total = data + chunk.data, chunk.total
         assert "model" in json.loads(data)
-        for name, offset in (("../secret", 0), ("tokenizer.json", -1), ("tokenizer.json", total + 1)):
+        for name, offset in (
+            ("../secret", 0),
+            ("tokenizer.json", -1),
+            ("tokenizer.json", total + 1),
+        ):
             await channel.send(Fetch(seq=9, name=name, offset=offset))
             answer = await channel.receive()
             assert isinstance(answer, Failed)

@@ -1,0 +1,7 @@
+"""`make bench`: every benchmark, one process at a time."""
+
+import subprocess
+import sys
+
+for name in ("rollback", "heartbeat"):
+    subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)
