@@ -53,6 +53,9 @@ from tests.tiny_tokenizers import TOKENIZERS
 Made = tuple[type[PreTrainedModel], PreTrainedConfig, dict[str, Any]]
 """Class, config, and what the generation config says."""
 
+# Models this small only wait for a second thread.
+torch.set_num_threads(1)
+
 _WIDTH = 32
 _ENDS: dict[str, Any] = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
 

@@ -51,7 +51,6 @@ class HfModel:
 
     def __init__(self, model: PreTrainedModel, info: Info, tokens: Tokens) -> None:
         self._model: Any = model
-        self._model.eval()
         self._info = info
         self._tokens = tokens
         self._device = model.device

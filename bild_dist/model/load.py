@@ -112,15 +112,17 @@ def _cut(plan: Any, text: Any, exit_layer: int, encdec: bool) -> None:
     if not exit_layer:
         return
     names = ("decoder_layers", "num_decoder_layers") if encdec else ("num_hidden_layers",)
-    name = next((n for n in names if getattr(text, n, None) is not None), None)
+    # Of an encoder-decoder `text` is a copy, made to look like a decoder's config.
+    owner = plan if encdec else text
+    name = next((n for n in names if getattr(owner, n, None) is not None), None)
     if name is None:
         raise ConfigError("exit_layer: this family does not say how many decoder layers it has")
-    layers = int(getattr(text, name))
+    layers = int(getattr(owner, name))
     if not 1 <= exit_layer <= layers:
         raise ConfigError(
             f"exit_layer = {exit_layer} must be from 1 to {layers}, the model's layers"
         )
-    setattr(text, name, exit_layer)
+    setattr(owner, name, exit_layer)
     if not encdec and getattr(text, "layer_types", None):
         text.layer_types = list(text.layer_types)[:exit_layer]
 

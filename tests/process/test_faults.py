@@ -108,7 +108,7 @@ async def test_workers_end_with_a_killed_parent() -> None:
     parent.kill()
     await parent.wait()
     async with asyncio.timeout(10):
-        while any(_alive(pid) for pid in pids):
+        while any(_alive(pid) for pid in pids):  # noqa: ASYNC110 (no stranger is told of an end)
             await asyncio.sleep(0.01)
 
 

@@ -26,7 +26,7 @@ def test_without_a_file_the_defaults_of_the_dataclasses_hold() -> None:
     """There is one place for a default; the default pair is meant where no model is named."""
     assert configured(None) == Config()
     assert Config().generate == Options()
-    assert Config().small.model == "default"
+    assert Config().small.model == "default-draft"
 
 
 def test_a_file_replaces_what_it_names_and_nothing_else(tmp_path: Path) -> None:
