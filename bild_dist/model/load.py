@@ -20,6 +20,7 @@ from bild_dist.model import hub, tokenizer
 from bild_dist.model.default_pair import EXIT_LAYER
 from bild_dist.model.foreign import first_line, quiet
 from bild_dist.model.hf import HfModel
+from bild_dist.model.packed import pack, packs
 from bild_dist.model.rules import rules_of
 
 _DTYPES: Final = {
@@ -49,6 +50,8 @@ def load(config: WorkerConfig) -> HfModel:
     model = _weights(folder, plan, config, encdec).to(device)  # type: ignore[arg-type]
     if getattr(model, "_is_stateful", False):
         raise _uncuttable(config.model, "recurrent layers")
+    if packs(device, model.dtype):
+        pack(model)
     tokens = _tokens(folder, config, plan)
     generation: Any = model.generation_config
     width = int(text.vocab_size)

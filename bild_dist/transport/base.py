@@ -16,7 +16,7 @@ class Channel(Protocol):
     """One end of a connection. Owned by one task that receives; any task of the same loop may send."""
 
     async def send(self, message: Message) -> None:
-        """Hands a message to the wire.
+        """Hands a message to the wire; waits while the peer is slow. Safe to cancel: it is sent whole or not at all.
 
         Raises:
             WorkerUnavailable: the connection has ended.
@@ -39,7 +39,9 @@ class Channel(Protocol):
 
 
 Handler: TypeAlias = Callable[[Channel], Awaitable[None]]
-"""Called by a server in a task of its own for every connection; the connection ends when it returns."""
+"""Called by a server in a task of its own for every connection; the connection ends when it returns.
+
+It hears of the end of its connection from the channel, and is cancelled only when the server closes."""
 
 
 class Server(Protocol):

@@ -59,7 +59,7 @@ _CLIENT: Final = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 # What gRPC raises when a call is over; the call's status says why.
-_OVER: Final = (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError)
+_OVER: Final = (grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError)
 
 
 class ClientChannel:

@@ -9,12 +9,11 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from bild_dist.errors import InvalidRequest, Overloaded, WorkerUnavailable
+from bild_dist.errors import InvalidRequest, WorkerUnavailable
 from bild_dist.messages import (
     MAX_FRAME,
     Chunk,
     Encode,
-    Failed,
     Fetch,
     Hello,
     Message,
@@ -270,94 +269,6 @@ async def test_large_messages_pass_and_too_large_ones_harm_nothing(listen: str) 
             await channel.send(Hello(protocol=1, client="x" * (MAX_FRAME + 1)))
         await channel.send(ping(5))
         assert pong(5) == await channel.receive()
-
-
-async def test_a_flood_is_held_back_or_ended(listen: str) -> None:
-    """A peer that is not read cannot fill our memory: its sends wait, or its connection ends. Others do not notice."""
-    size = 1_000_000
-
-    async def handler(channel: Channel) -> None:
-        await channel.receive()
-        if isinstance(await channel.receive(), Encode):
-            await asyncio.Event().wait()  # reads no more
-        await channel.send(pong(1))
-
-    async with serving(listen, handler) as server, AsyncExitStack() as stack:
-        flooding, other = await dial(stack, server.address), await dial(stack, server.address)
-        sent = 0
-        with contextlib.suppress(TimeoutError, WorkerUnavailable):
-            while True:
-                async with asyncio.timeout(0.2):
-                    await flooding.send(large(sent, size))
-                sent += 1
-        # What waits in both mailboxes and in the network's own buffers.
-        assert sent * size < 90_000_000
-        await other.send(ping(1))
-        assert pong(1) == await other.receive()
-
-
-async def test_who_does_not_read_is_held_back_or_ended(listen: str) -> None:
-    """A client that takes no replies costs the worker bounded memory, and the other clients nothing."""
-    chunk = Chunk(seq=1, total=0, data=b"x" * 1_000_000)
-    sent = 0
-    begun = asyncio.Event()
-
-    async def handler(channel: Channel) -> None:
-        nonlocal sent
-        await channel.receive()
-        if isinstance(await channel.receive(), Fetch):
-            begun.set()
-            while True:
-                await channel.send(chunk)
-                sent += 1
-        await channel.send(pong(1))
-
-    async with serving(listen, handler) as server, AsyncExitStack() as stack:
-        deaf, other = await dial(stack, server.address), await dial(stack, server.address)
-        await deaf.send(Fetch(seq=1, name="x", offset=0))
-        await begun.wait()
-        before = -1
-        while before < sent:  # until it stands still
-            before = sent
-            await asyncio.sleep(0.2)
-        assert sent * len(chunk.data) < 90_000_000
-        await other.send(ping(1))
-        assert pong(1) == await other.receive()
-
-
-async def test_connections_are_counted(listen: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the limit a peer hears Overloaded, until another one has left."""
-    for module in ("inproc", "grpc", "zmq_router"):
-        monkeypatch.setattr(f"bild_dist.transport.{module}.PEERS", 2)
-    async with serving(listen, echo) as server, AsyncExitStack() as stack:
-        first, second = await dial(stack, server.address), await dial(stack, server.address)
-        for n, channel in enumerate((first, second)):
-            await channel.send(ping(n))
-            assert pong(n) == await channel.receive()
-        try:
-            third = await dial(stack, server.address)
-        except Overloaded:
-            assert listen.startswith("inproc")
-        else:
-            answer = await third.receive()
-            assert isinstance(answer, Failed)
-            assert "Overloaded" == answer.error
-        await first.close()
-        assert pong(1) == await _once_there_is_room(server.address)
-
-
-async def _once_there_is_room(address: str) -> Message:
-    """The answer to a ping of a connection that is tried again while the server is crowded."""
-    async with asyncio.timeout(5):
-        while True:
-            with contextlib.suppress(Overloaded, WorkerUnavailable):
-                async with AsyncExitStack() as stack:
-                    late = await dial(stack, address)
-                    await late.send(ping(1))
-                    answer = await late.receive()
-                    if not isinstance(answer, Failed):
-                        return answer
-            await asyncio.sleep(0)
 
 
 async def test_closed_connections_leave_nothing(listen: str) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import random
 import subprocess
 import sys
+import tracemalloc
 import typing
 from pathlib import Path
 from types import UnionType
@@ -134,7 +135,7 @@ BAD_FRAMES: dict[str, Any] = {
     "a map with keys that are no text": msgpack.packb(["Ping", {1: 2}]),
     "text that is no UTF-8": b"\x92\xa4Ping\x82\xa5count\xa1\xff\xa8progress\x01",
     "half a million maps": b"\x92\xa4Ping\xdd\x00\x08\x00\x00" + b"\x80" * (1 << 19),
-    "half a million lists": b"\x92\xa4Ping\xdd\x00\x08\x00\x00" + b"\x90" * (1 << 19),
+    "half a million lists": b"\x92\xa4Ping\xdd\x00\x08\x00\x00" + b"\x91\xc0" * (1 << 19),
     "more than a wire takes": msgpack.packb(["Bye", {"reason": "x" * MAX_FRAME}]),
 }
 
@@ -144,6 +145,20 @@ def test_what_is_no_message_is_refused(frame: bytes) -> None:
     """RemoteProtocolError, whatever is wrong with it, and never anything else."""
     with pytest.raises(RemoteProtocolError):
         from_msgpack(frame)
+
+
+@pytest.mark.parametrize("bomb", ["half a million maps", "half a million lists"])
+def test_a_small_frame_does_not_become_large(bomb: str) -> None:
+    """Containers that take a hundred times the memory of the byte that names them are refused while they are read."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(RemoteProtocolError):
+            from_msgpack(BAD_FRAMES[bomb])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # One pointer for each of the items that the list has been promised.
+    assert peak < (1 << 19) * 8 + 1_000_000
 
 
 def test_protobuf_that_is_no_message_is_refused() -> None:

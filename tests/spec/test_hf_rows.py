@@ -120,11 +120,12 @@ def test_half_precision_is_judged_in_float32(tmp_path: Path):
     assert rough.distance != true.distance
 
 
-def test_equal_logits_go_to_the_lowest_id(tmp_path: Path):
+def test_equal_logits_go_to_the_lowest_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A tie is decided by the id, on every worker alike."""
     model = load_model(write_model(tmp_path, "llama"))
-    with torch.no_grad():
-        model._model.get_output_embeddings().weight.zero_()
+    monkeypatch.setattr(
+        model._model.lm_head, "forward", lambda rows: torch.zeros(*rows.shape[:-1], 64)
+    )
     ids = start(model, 0, [])
     choice = model.forward(Pass(0, 0, ids, 1))[0]
     assert choice.token == 0

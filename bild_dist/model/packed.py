@@ -1,0 +1,65 @@
+"""Weights in the layout that a CPU reads fastest.
+
+A decoder multiplies a few rows by every matrix of the model, so its time is the time to read them.
+torch's plain matrices are read at a third of what the memory gives, and eight rows take half as
+long again as one. oneDNN's own blocked layout, made once at start-up, is read at twice the speed,
+and eight rows take hardly longer than one: just what checking a draft asks for.
+
+Measured on two AMD EPYC cores, float32, 49152 x 576: 9.5 ms plain and 4.4 ms packed for one row,
+14.9 and 5.0 ms for eight.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+_OPS: Final[Any] = torch.ops.mkldnn
+
+
+class PackedLinear(nn.Module):
+    """A linear layer that cannot be trained or moved to another device.
+
+    Shapes: `weight` is [outputs, inputs] to the eye, blocked in memory; input [..., inputs].
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        self.weight: torch.Tensor = _OPS._reorder_linear_weight(weight.detach().contiguous())
+        self.bias = None if bias is None else bias.detach()
+        self._apply_to = _OPS._linear_pointwise.default
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self._apply_to(rows, self.weight, self.bias, "none", [], "")
+        return result
+
+
+def packs(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether this torch can pack weights of this kind."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if not (hasattr(_OPS, "_reorder_linear_weight") and hasattr(_OPS, "_linear_pointwise")):
+        return False
+    return dtype == torch.float32 or (
+        dtype == torch.bfloat16 and bool(_OPS._is_mkldnn_bf16_supported())
+    )
+
+
+@torch.no_grad()
+def pack(model: nn.Module) -> None:
+    """Replaces every plain linear layer of a model; one that shares its weight with an embedding gets its own copy."""
+    made: dict[int, PackedLinear] = {}
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear:
+                weight = child.weight
+            elif type(child) is Conv1D:
+                weight = child.weight.t()
+            else:
+                continue
+            if id(child) not in made:
+                made[id(child)] = PackedLinear(weight, child.bias)
+            setattr(parent, name, made[id(child)])
