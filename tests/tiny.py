@@ -1,8 +1,8 @@
 """Tiny random models of real families, written to a folder in a fraction of a second.
 
-Their distributions are neither flat nor sure of themselves: the top probability covers about 0.1 to 0.99, and texts
-end now and then. The small model of a pair is the large one plus noise, so that it agrees with it most of the time
-and every row of the decision table occurs.
+Their distributions are neither flat nor sure of themselves: the top probability covers about 0.1 to
+0.99, and texts end now and then. The small model of a pair is the large one plus noise, so that it
+agrees with it most of the time and every row of the decision table occurs.
 """
 
 from __future__ import annotations
@@ -155,9 +155,10 @@ def write_model(
 ) -> Path:
     """Writes one model and returns its folder.
 
-    `noise`: strength of what is added to every weight, relative to the tensor's own spread; the same `seed` with
-    another noise is the other model of a pair. `spread`: of the logits, in nats. `tokenizer` trains one and takes its
-    size for the vocabulary. `generation` goes into generation_config.json.
+    `noise`: strength of what is added to every weight, relative to the tensor's own spread; the
+    same `seed` with another noise is the other model of a pair. `spread`: of the logits, in nats.
+    `tokenizer` trains one and takes its size for the vocabulary. `generation` goes into
+    generation_config.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if tokenizer:
@@ -250,7 +251,9 @@ def load_reference(folder: Path) -> Any:
 
 @torch.no_grad()
 def reference_logits(model: Any, ids: Sequence[int], source: Sequence[int] = ()) -> torch.Tensor:
-    """The definition: the cache-free forward of the whole prefix. Shapes: one row for each of `ids`."""
+    """The definition: the cache-free forward of the whole prefix. Shapes: one row for each of
+    `ids`.
+    """
     fed = torch.tensor([list(ids)])
     if model.config.is_encoder_decoder:
         encoded = torch.tensor([list(source)])

@@ -1,4 +1,6 @@
-"""Tokenizers trained in a moment on a text of our own, so that tiny models have real tokenizer files."""
+"""Tokenizers trained in a moment on a text of our own, so that tiny models have real tokenizer
+files.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,9 @@ def t5(folder: Path) -> int:
 
 
 def marian(folder: Path) -> int:
-    """Two sentencepiece models and one shared vocabulary, pad last, as Marian has it. Returns its size."""
+    """Two sentencepiece models and one shared vocabulary, pad last, as Marian has it. Returns its
+    size.
+    """
     pieces = _sentencepiece(folder / "source.spm", 180)
     pieces += _sentencepiece(folder / "target.spm", 200, character_coverage=0.99)
     names = ["</s>", "<unk>", ">>deu<<", ">>fra<<"]
@@ -89,7 +93,9 @@ def marian(folder: Path) -> int:
 
 
 def m2m100(folder: Path) -> int:
-    """A sentencepiece model and a vocabulary with fairseq's first ids; languages come behind. Returns the size."""
+    """A sentencepiece model and a vocabulary with fairseq's first ids; languages come behind.
+    Returns the size.
+    """
     pieces = _sentencepiece(folder / "sentencepiece.bpe.model", 220, model_type="bpe")
     names = ["<s>", "<pad>", "</s>", "<unk>"]
     names += [p for p in pieces if p not in names]

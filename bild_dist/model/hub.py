@@ -1,4 +1,6 @@
-"""Where a model's files are: a folder, a GGUF file turned into one, a hub id, or this project's own pair."""
+"""Where a model's files are: a folder, a GGUF file turned into one, a hub id, or this project's own
+pair.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ def folder_of(name: str, *, weights: bool = True, trust_remote_code: bool = Fals
     """A local folder with the files of what `name` means.
 
     Raises:
-        ConfigError: there is none, or its weights are in a format that is not read here; with the remedies.
+        ConfigError: there is none, or its weights are in a format that is not read here; with the
+            remedies.
     """
     if name in (DEFAULT_LARGE, DEFAULT_SMALL):
         name = locate()

@@ -18,6 +18,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 _OPS: Final[Any] = torch.ops.mkldnn
+_BACKEND: Final[Any] = torch.backends.mkldnn
 
 
 class PackedLinear(nn.Module):
@@ -39,7 +40,7 @@ class PackedLinear(nn.Module):
 
 def packs(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether this torch can pack weights of this kind."""
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if device.type != "cpu" or not _BACKEND.is_available():
         return False
     if not (hasattr(_OPS, "_reorder_linear_weight") and hasattr(_OPS, "_linear_pointwise")):
         return False
@@ -50,7 +51,9 @@ def packs(device: torch.device, dtype: torch.dtype) -> bool:
 
 @torch.no_grad()
 def pack(model: nn.Module) -> None:
-    """Replaces every plain linear layer of a model; one that shares its weight with an embedding gets its own copy."""
+    """Replaces every plain linear layer of a model; one that shares its weight with an embedding
+    gets its own copy.
+    """
     made: dict[int, PackedLinear] = {}
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):

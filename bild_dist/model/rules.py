@@ -1,14 +1,15 @@
-"""What constrains the next token: from a model's generation config to `Rules`, and from `Rules` to logits.
+"""What constrains the next token: from a model's generation config to `Rules`, and from `Rules` to
+logits.
 
-A generation config that asks for something that a token-by-token decoder of two models cannot do (beams, contrastive
-search, ...) is refused by name. Its sampling defaults (temperature, top-k, ...) are left aside: each request names its
-own.
+A generation config that asks for something that a token-by-token decoder of two models cannot do
+(beams, contrastive search, ...) is refused by name. Its sampling defaults (temperature, top-k, ...)
+are left aside: each request names its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import torch
 from transformers import GenerationConfig
@@ -17,9 +18,12 @@ from transformers.generation.logits_process import (
     RepetitionPenaltyLogitsProcessor,
 )
 
-from bild_dist.errors import ConfigError
+from bild_dist.errors import ConfigError, InvalidRequest
 from bild_dist.messages import Rules
 from bild_dist.types import nearest
+
+_Process: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""A LogitsProcessor of transformers: ids and scores of one row to new scores."""
 
 _REFUSED: Final[dict[str, tuple[Any, ...]]] = {
     "constraints": (),
@@ -41,7 +45,9 @@ _REFUSED: Final[dict[str, tuple[Any, ...]]] = {
     "token_healing": (False,),
     "watermarking_config": (),
 }
-"""Fields that change the text in a way that cannot be honoured, with their harmless values (None always is)."""
+"""Fields that change the text in a way that cannot be honoured, with their harmless values (None
+always is).
+"""
 
 _EMPTY: Final[tuple[Any, ...]] = ([], {}, ())
 
@@ -52,7 +58,8 @@ def rules_of(
     """The constraints that a model asks for itself; `width` is that of its logits.
 
     Raises:
-        ConfigError: it asks for something that cannot be honoured, or `ignored` names an unknown field.
+        ConfigError: it asks for something that cannot be honoured, or `ignored` names an unknown
+            field.
     """
     known = [name for name in vars(config) if not name.startswith("_")]
     for name in ignored:
@@ -102,7 +109,11 @@ def _ids(value: int | Sequence[int] | None) -> tuple[int, ...]:
 class Constraint:
     """The rules of one request, made ready for a device. Immutable.
 
-    The order is that of transformers' `generate`, except that a forced token wins over a suppressed one.
+    The order is that of transformers' `generate`, except that a forced token wins over a suppressed
+    one.
+
+    Raises:
+        InvalidRequest: a forced token is not in the vocabulary.
     """
 
     def __init__(self, rules: Rules, width: int, device: torch.device) -> None:
@@ -111,7 +122,6 @@ class Constraint:
             return torch.tensor(valid, device=device) if valid else None
 
         self._rules = rules
-        self._device = device
         self._narrow = rules.vocabulary < width
         self._end_ids = tensor(rules.end_ids)
         self._suppress = tensor(rules.suppress)
@@ -122,11 +132,17 @@ class Constraint:
         self._begin_suppress_at = rules.begin + (1 if forces and rules.begin == 1 else 0)
         self._grows_until = max(rules.min_length, rules.begin + rules.min_new_tokens)
         """Index from which on the text may end."""
-        self._processors: list[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = []
+        self._processors: list[tuple[_Process, torch.device]] = []
+        """Each with the device on which it wants the ids: n-grams are looked up on the host."""
         if rules.repetition_penalty != 1.0:
-            self._processors.append(RepetitionPenaltyLogitsProcessor(rules.repetition_penalty))
+            penalty = RepetitionPenaltyLogitsProcessor(rules.repetition_penalty)
+            self._processors.append((penalty, device))
         if rules.no_repeat_ngram > 0:
-            self._processors.append(NoRepeatNGramLogitsProcessor(rules.no_repeat_ngram))
+            no_repeat = NoRepeatNGramLogitsProcessor(rules.no_repeat_ngram)
+            self._processors.append((no_repeat, torch.device("cpu")))
+        forced = [*rules.forced_end, *(() if rules.forced_begin is None else (rules.forced_begin,))]
+        if not all(0 <= token < min(width, rules.vocabulary) for token in forced):
+            raise InvalidRequest("a forced token is outside the vocabulary that both models share")
 
     def apply(self, logits: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
         """Masks and penalises in place where it can; use what is returned.
@@ -135,12 +151,10 @@ class Constraint:
         """
         rows, rules = logits.shape[0], self._rules
         first = len(ids) - rows + 1
-        if self._processors:
-            fed = torch.tensor([list(ids)], device=self._device)
+        for process, device in self._processors:
+            fed = torch.tensor([list(ids)], device=device)
             for row in range(rows):
-                for process in self._processors:
-                    scores = process(fed[:, : first + row], logits[row : row + 1])
-                    logits[row] = scores[0]
+                logits[row] = process(fed[:, : first + row], logits[row : row + 1])[0]
         if self._narrow:
             logits[:, rules.vocabulary :] = -torch.inf
         if self._suppress is not None:

@@ -1,8 +1,10 @@
-"""The tokenizer of a model folder: what the orchestrator is sent, and what the worker encodes itself.
+"""The tokenizer of a model folder: what the orchestrator is sent, and what the worker encodes
+itself.
 
-Where the family has a fast tokenizer the orchestrator gets its "tokenizer.json" and does all the work. Where it has
-none (Marian, M2M100), or where the special tokens depend on languages (mBART, NLLB), the worker encodes with
-transformers' own class, and the orchestrator gets a "tokenizer.json" to decode with.
+Where the family has a fast tokenizer the orchestrator gets its "tokenizer.json" and does all the
+work. Where it has none (Marian, M2M100), or where the special tokens depend on languages (mBART,
+NLLB), the worker encodes with transformers' own class, and the orchestrator gets a "tokenizer.json"
+to decode with.
 """
 
 from __future__ import annotations
@@ -41,9 +43,9 @@ _SPECIAL: Final = (
 class Tokens:
     """What is known of a model's tokens. Empty for a folder without a tokenizer.
 
-    `fingerprint` and `size` describe the id-to-token table, `files` is for the orchestrator, `languages` maps a code to
-    the id of its token. `own` is transformers' tokenizer where the worker has to encode, `home` the source language
-    that it starts with.
+    `fingerprint` and `size` describe the id-to-token table, `files` is for the orchestrator,
+    `languages` maps a code to the id of its token. `own` is transformers' tokenizer where the
+    worker has to encode, `home` the source language that it starts with.
     """
 
     fingerprint: str = ""
@@ -58,10 +60,12 @@ class Tokens:
         return self.own is not None
 
     def encode(self, text: str, src_lang: str, tgt_lang: str) -> tuple[tuple[int, ...], int | None]:
-        """Ids of a text with the family's special tokens, and the id of the target language where one is forced.
+        """Ids of a text with the family's special tokens, and the id of the target language where
+        one is forced.
 
         Raises:
-            InvalidRequest: the family does not encode here, or does not know a language; names the nearest.
+            InvalidRequest: the family does not encode here, or does not know a language; names the
+                nearest.
         """
         if self.own is None:
             raise InvalidRequest("this model has a fast tokenizer: the orchestrator encodes")
@@ -175,7 +179,9 @@ def _languages(own: Any) -> dict[str, int]:
 
 
 def decoder_of(own: Any) -> Tokenizer:
-    """A tokenizer that can only decode, and does so as a slow sentencepiece tokenizer of transformers does."""
+    """A tokenizer that can only decode, and does so as a slow sentencepiece tokenizer of
+    transformers does.
+    """
     table = _table(own)
     unknown = str(own.unk_token)
     tokenizer = Tokenizer(models.WordLevel(table, unk_token=unknown))
@@ -198,7 +204,9 @@ def decoder_of(own: Any) -> Tokenizer:
 
 
 def _chat_of(folder: Path) -> dict[str, Any]:
-    """The chat template and the special tokens that it may use, from the files beside a tokenizer.json."""
+    """The chat template and the special tokens that it may use, from the files beside a
+    tokenizer.json.
+    """
     config = _json(folder / "tokenizer_config.json")
     named = {**_json(folder / "special_tokens_map.json"), **config}
     template = config.get("chat_template")

@@ -32,7 +32,9 @@ def test_an_update_gives_what_was_kept_and_what_is_new():
 
 
 def test_a_rollback_is_a_smaller_length():
-    """After a rollback the kept part is what it was and the rest is overwritten: nothing moves, nothing is cleared."""
+    """After a rollback the kept part is what it was and the rest is overwritten: nothing moves,
+    nothing is cleared.
+    """
     cache = SlotStore(SHAPES, 1, 8, CPU).clean(0)
     before, _ = feed(cache, 0, 6, seed=1)
     keys, _ = feed(cache, 2, 1, seed=20)
@@ -44,7 +46,9 @@ def test_a_rollback_is_a_smaller_length():
 
 @pytest.mark.parametrize(("at", "count"), [(4, 1), (-1, 1), (3, 6)])
 def test_a_slot_refuses_what_it_does_not_hold(at: int, count: int):
-    """Building on tokens that were never fed, or past the end of the slot, raises and changes nothing."""
+    """Building on tokens that were never fed, or past the end of the slot, raises and changes
+    nothing.
+    """
     cache = SlotStore(SHAPES, 1, 8, CPU).clean(0)
     feed(cache, 0, 3, seed=1)
     with pytest.raises(ValueError, match=r"cannot build on|do not fit"):
@@ -64,7 +68,9 @@ def test_slots_do_not_share_memory():
 
 
 def test_lengths_and_masks_follow_the_slot():
-    """transformers sizes masks and positions by the cache: it is told the length that the pass builds on."""
+    """transformers sizes masks and positions by the cache: it is told the length that the pass
+    builds on.
+    """
     cache = SlotStore(SHAPES, 1, 8, CPU).clean(0)
     feed(cache, 0, 5, seed=1)
     cache.rewind(2, 3)
@@ -75,7 +81,9 @@ def test_lengths_and_masks_follow_the_slot():
 
 
 def test_a_slot_opened_anew_knows_no_source():
-    """Whether the keys of a source are there belongs to one opening, so those of another cannot be taken for them."""
+    """Whether the keys of a source are there belongs to one opening, so those of another cannot be
+    taken for them.
+    """
     cache = SlotStore(SHAPES, 1, 8, CPU).clean(0)
     first = with_source(cache)
     first.is_updated[0] = True

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from bild_dist.errors import InvalidRequest
 from bild_dist.model.base import Pass
 from bild_dist.model.hf import HfModel
 from tests.tiny import (
@@ -59,7 +60,9 @@ def write_text(model: HfModel, prompt: Sequence[int], new_tokens: int) -> list[i
 
 
 def generated(reference: Any, prompt: Sequence[int], new_tokens: int) -> list[int]:
-    """What transformers writes. Without its cache, because with it M2M100 gives pad ids inside a text a position."""
+    """What transformers writes. Without its cache, because with it M2M100 gives pad ids inside a
+    text a position.
+    """
     fed = torch.tensor([list(prompt)])
     given: list[int] = reference.generate(
         fed, attention_mask=torch.ones_like(fed), do_sample=False, max_new_tokens=new_tokens, use_cache=False
@@ -70,7 +73,9 @@ def generated(reference: Any, prompt: Sequence[int], new_tokens: int) -> list[in
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_text_is_the_one_that_generate_writes(family: str, tmp_path: Path):
-    """Every family, with what its published models constrain: forced ends for BART, a banned pad for Marian."""
+    """Every family, with what its published models constrain: forced ends for BART, a banned pad
+    for Marian.
+    """
     model, reference = load_model(write_model(tmp_path, family)), load_reference(tmp_path)
     for prompt in PROMPTS:
         assert write_text(model, prompt, NEW) == generated(reference, prompt, NEW)
@@ -98,6 +103,13 @@ def test_constraints_do_not_depend_on_the_cut(tmp_path: Path):
     assert [choice.token for choice in choices] == text
     assert choices[0].distance == choices[-1].distance == 0
     assert all(choice.confidence > 0 for choice in choices)
+
+
+def test_a_forced_token_must_exist(tmp_path: Path):
+    """A language or end id that the models do not share is refused, not passed over in silence."""
+    model = load_model(write_model(tmp_path, "t5"))
+    with pytest.raises(InvalidRequest, match="forced token"):
+        model.open(0, [5], rules_for(model, 1, NEW, vocabulary=60, forced_begin=62))
 
 
 def test_a_forbidden_token_is_infinitely_far(tmp_path: Path):

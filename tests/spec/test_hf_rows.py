@@ -1,4 +1,6 @@
-"""What a transformers model says of a position does not depend on how the ids before it were cut into passes."""
+"""What a transformers model says of a position does not depend on how the ids before it were cut
+into passes.
+"""
 
 import math
 import random
@@ -45,7 +47,9 @@ def start(model: HfModel, slot: int, source: list[int]) -> list[int]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_any_cut_gives_the_cache_free_rows(family: str, tmp_path: Path):
-    """Random chunks and random rollbacks, pad ids among them: every row is the one that the whole prefix gives."""
+    """Random chunks and random rollbacks, pad ids among them: every row is the one that the whole
+    prefix gives.
+    """
     model = load_model(write_model(tmp_path, family))
     reference = load_reference(tmp_path)
     die = random.Random(family)
@@ -96,7 +100,9 @@ def test_slots_do_not_disturb_each_other(family: str, tmp_path: Path):
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f not in DECODER_ONLY])
 def test_a_slot_opened_with_another_source_forgets_the_first(family: str, tmp_path: Path):
-    """The keys of the source are computed anew at each opening: stale ones would give another request's text."""
+    """The keys of the source are computed anew at each opening: stale ones would give another
+    request's text.
+    """
     model = load_model(write_model(tmp_path, family))
     reference = load_reference(tmp_path)
     seen = []
@@ -109,7 +115,9 @@ def test_a_slot_opened_with_another_source_forgets_the_first(family: str, tmp_pa
 
 
 def test_half_precision_is_judged_in_float32(tmp_path: Path):
-    """bfloat16 weights give rows near the float32 ones, and probabilities that still sum up in float32."""
+    """bfloat16 weights give rows near the float32 ones, and probabilities that still sum up in
+    float32.
+    """
     write_model(tmp_path, "llama")
     model, exact = load_model(tmp_path, dtype="bfloat16"), load_model(tmp_path)
     assert model.info.dtype == "bfloat16"
@@ -141,7 +149,9 @@ def test_rows_that_are_no_numbers_fail_their_request_alone(tmp_path: Path):
 
 
 def test_a_failing_device_is_a_worker_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """What torch raises in a pass (out of memory, a CUDA error) says that the device failed, in one line."""
+    """What torch raises in a pass (out of memory, a CUDA error) says that the device failed, in one
+    line.
+    """
     model = load_model(write_model(tmp_path, "llama"))
     ids = start(model, 0, [])
 

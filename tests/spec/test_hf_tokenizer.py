@@ -54,7 +54,9 @@ def test_encoding_is_that_of_transformers(family: str, tmp_path: Path):
 
 
 def test_languages_frame_the_text_as_their_family_does(tmp_path: Path):
-    """M2M100 writes the source language first, mBART last; both force the target language as first token."""
+    """M2M100 writes the source language first, mBART last; both force the target language as first
+    token.
+    """
     tokens, own = made("m2m100", tmp_path)
     ids, forced = tokens.encode("Rain fell.", "fr", "de")
     assert ids[0] == own.convert_tokens_to_ids("__fr__")
