@@ -16,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from bild_dist.types import Result, Source, TokenEvent
 
@@ -55,14 +56,17 @@ class Screen:
         self.end()
         trace, count = result.trace, len(result.tokens)
         seconds = trace.wall_ns / 1e9
-        by = {source: result.sources.count(source) for source in Source}
-        shares = ", ".join(f"{source.value} {n}" for source, n in by.items() if n)
-        self._err.print(
+        line = Text(
             f"{count} tokens in {seconds:.2f} s ({count / seconds:.1f} a second, first after "
             f"{trace.first_token_ns / 1e9:.2f} s), {trace.large_passes} large passes "
-            f"({trace.large_passes / count:.2f} a token): {shares}; {result.finish_reason}",
-            style="dim", soft_wrap=True,
-        )  # fmt: skip
+            f"({trace.large_passes / count:.2f} a token):",
+            style="dim",
+        )
+        for source, colour in COLOURS.items():
+            if number := result.sources.count(source):
+                line.append(f" {source} {number}", style=colour)
+        line.append(f"; ended by {result.finish_reason}", style="dim")
+        self._err.print(line, soft_wrap=True)
 
     def note(self, line: str) -> None:
         """A remark on progress, for people at a terminal only."""
