@@ -21,7 +21,7 @@ from typing import Any, Final, TypeAlias
 from bild_dist.clock import now_ns
 from bild_dist.errors import BildError, InvalidRequest, Overloaded, RemoteProtocolError, WorkerFault
 from bild_dist.kv.slots import Slot, SlotPool
-from bild_dist.messages import Close, Draft, Encode, Failed, Open, Opened, Reply, Verify
+from bild_dist.messages import Close, Draft, Encode, Failed, Info, Open, Opened, Reply, Verify
 from bild_dist.model.base import Choice, Model, Pass
 from bild_dist.workers.jobs import Meter, Steps, draft, prefill, verify
 
@@ -65,18 +65,24 @@ class Engine:
     `deliver(connection, reply)` is called on that thread and must only pass on. Everything but
     `submit`, `disconnect`, `stop` and the readings belongs to the thread.
 
-    `ready` is set once the model is warm. `ended` is set when the thread ends: with a result after
-    `stop`, with a WorkerFault (or what the model raised) otherwise.
+    `load` makes the model, on that thread too: what a model sets up for the thread that makes it
+    (torch's pool of CPU threads) is not made a second time for the thread that runs it. Measured
+    with SmolLM2 on two cores: a step takes 37 ms so, and 51 to 58 ms when another thread loads.
+
+    `ready` is set to the model once that is warm. `ended` is set when the thread ends: with a
+    result after `stop`, with a WorkerFault (or what the model raised) otherwise.
     """
 
-    def __init__(self, model: Model, slots: int, deliver: Deliver) -> None:
-        self.ready: Future[None] = Future()
+    def __init__(self, load: Callable[[], Model], slots: int, deliver: Deliver) -> None:
+        self.ready: Future[Model] = Future()
         self.ended: Future[None] = Future()
         # A running future cannot be cancelled from the event loop, so the thread can always set it.
         self.ready.set_running_or_notify_cancel()
         self.ended.set_running_or_notify_cancel()
-        self._model = model
-        self._info = model.info
+        self._load = load
+        self._model: Model
+        self._info: Info
+        self._slots = slots
         self._pool = SlotPool(slots)
         self._deliver = deliver
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -125,8 +131,11 @@ class Engine:
 
     def _main(self) -> None:
         try:
+            self._model = self._load()
+            self._model.allocate(self._slots)
+            self._info = self._model.info
             self._warm_up()
-            self.ready.set_result(None)
+            self.ready.set_result(self._model)
             while self._receive():
                 self._step()
         except BaseException as error:

@@ -31,8 +31,7 @@ class Worker:
 
     `over` is set when the worker should go: its engine ended, or somebody outside says so.
 
-    `load` makes the model; it runs on a thread of its own because it takes seconds and the loop
-    must not stall.
+    `load` makes the model, on the engine's thread: it takes seconds and the loop must not stall.
 
     Raises (on entering):
         ConfigError: the model cannot be loaded or the address cannot be had.
@@ -50,20 +49,18 @@ class Worker:
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        model = await asyncio.to_thread(self._load)
-        await asyncio.to_thread(model.allocate, self._slots)
-        self.info = replace(
-            model.info, generation=secrets.token_hex(8), pid=os.getpid(), slots=self._slots
-        )
 
         def deliver(connection: Hashable, reply: Reply) -> None:
             loop.call_soon_threadsafe(self._service.deliver, cast(Connection, connection), reply)
 
-        self._engine = Engine(model, self._slots, deliver)
-        self._service = Service(model, self._engine, self.info)
+        self._engine = Engine(self._load, self._slots, deliver)
         self._engine.start()
         try:
-            await asyncio.wrap_future(self._engine.ready)
+            model = await asyncio.wrap_future(self._engine.ready)
+            self.info = replace(
+                model.info, generation=secrets.token_hex(8), pid=os.getpid(), slots=self._slots
+            )
+            self._service = Service(model, self._engine, self.info)
             self._server = await serve(self._listen, self._service.serve)
         except BaseException:
             await asyncio.to_thread(self._engine.stop)
@@ -108,10 +105,11 @@ async def run(load: Callable[[], Model], listen: str, slots: int, *, with_parent
         WorkerFault: the engine failed.
     """
     worker = Worker(load, listen, slots)
-    with _signals(worker.over):
-        if with_parent:
-            await _watch_parent(worker.over)
-        async with worker:
+    if with_parent:
+        await _watch_parent(worker.over)
+    async with worker:
+        # Before this a signal simply ends the process: a model that loads has nothing to tidy up.
+        with _signals(worker.over):
             print(f"ready {worker.address} {describe(worker.info)}", flush=True)  # noqa: T201
             await worker.over.wait()
             worker.check()

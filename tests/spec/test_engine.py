@@ -59,7 +59,9 @@ class Bench:
 
         model.forward = gated  # type: ignore[method-assign]
         self.model = model
-        self.engine = Engine(model, slots, lambda who, reply: self.replies.put((who, reply)))
+        self.engine = Engine(
+            lambda: model, slots, lambda who, reply: self.replies.put((who, reply))
+        )
         self.engine.start()
         self.engine.ready.result(10)
         self.passes.clear()
