@@ -1,0 +1,89 @@
+"""What a pass of the default pair's large model costs on a CPU, by how many tokens it checks.
+
+Plain torch against weights packed for the CPU, in alternating order, at a context of 128; and beside them
+transformers' own forward over its own growing cache, one token at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from typing import Any
+from unittest import mock
+
+import torch
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from benchmarks import record
+from bild_dist.clock import now_ns
+from bild_dist.config import DEFAULT_LARGE, WorkerConfig
+from bild_dist.messages import Rules
+from bild_dist.model import hub
+from bild_dist.model.base import Model, Pass
+from bild_dist.model.load import load
+
+CONTEXT = 128
+ROWS = (1, 4, 8)
+
+
+def ours(threads: int, *, packed: bool) -> Model:
+    """The default large model with or without packed weights, its slot filled with the context."""
+    with mock.patch("bild_dist.model.load.packs", return_value=packed):
+        model = load(WorkerConfig(threads=threads, max_length=512))
+    model.allocate(1)
+    model.open(0, (), Rules(vocabulary=model.info.rules.vocabulary, begin=1, limit=512))
+    model.forward(Pass(0, 0, range(100, 100 + CONTEXT), rows=0))
+    return model
+
+
+def milliseconds(model: Model, rows: int) -> float:
+    """One pass that checks so many tokens."""
+    start_ns = now_ns()
+    ids = range(100, 100 + CONTEXT + rows)
+    model.forward(Pass(0, CONTEXT, ids, rows=rows, judge=(5,) * (rows - 1)))
+    return (now_ns() - start_ns) / 1e6
+
+
+@torch.inference_mode()
+def plain_step(model: Any, cache: DynamicCache) -> float:
+    """One token through transformers' own forward."""
+    start_ns = now_ns()
+    model(
+        input_ids=torch.tensor([[77]]), past_key_values=cache, use_cache=True
+    ).logits.argmax().item()
+    return (now_ns() - start_ns) / 1e6
+
+
+def measure(threads: int, repeats: int) -> dict[str, Any]:
+    """Medians in milliseconds."""
+    models = {"packed": ours(threads, packed=True), "plain": ours(threads, packed=False)}
+    theirs: Any = AutoModelForCausalLM.from_pretrained(hub.folder_of(DEFAULT_LARGE)).eval()
+    with torch.inference_mode():
+        cache = DynamicCache()
+        theirs(
+            input_ids=torch.arange(100, 100 + CONTEXT)[None], past_key_values=cache, use_cache=True
+        )
+    times: dict[tuple[str, int], list[float]] = {}
+    steps: list[float] = []
+    for _ in range(repeats):
+        for rows in ROWS:
+            for name, model in models.items():
+                times.setdefault((name, rows), []).append(milliseconds(model, rows))
+        steps.append(plain_step(theirs, cache))
+    figures: dict[str, Any] = {
+        name: {f"{rows}_rows_ms": round(statistics.median(times[name, rows]), 1) for rows in ROWS}
+        for name in models
+    }
+    return {**figures, "transformers": {"1_rows_ms": round(statistics.median(steps), 1)}}
+
+
+def main() -> None:
+    """Measures with one thread and with two, and keeps the figures."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--repeats", type=int, default=40)
+    given = arguments.parse_args()
+    record.write("passes", {f"{n}_threads": measure(n, given.repeats) for n in (2, 1)})
+
+
+if __name__ == "__main__":
+    main()
