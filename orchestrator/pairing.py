@@ -20,6 +20,13 @@ def check_pair(small: Info, large: Info) -> None:
             f"{pair} cannot work together: one is a {small.kind} model, the other a {large.kind} one. "
             "Take two models of the same family"
         )
+    if bool(small.tokenizer) != bool(large.tokenizer):
+        without = small if large.tokenizer else large
+        raise ConfigError(
+            f"{pair}: {without.model} comes without a tokenizer, so nothing says that its ids mean "
+            "the same. Put the tokenizer files beside its weights, or name their folder with "
+            "--tokenizer"
+        )
     if small.tokenizer and large.tokenizer and small.tokenizer != large.tokenizer:
         raise ConfigError(
             f"{pair} have different tokenizers ({small.tokenizer_size} and {large.tokenizer_size} "

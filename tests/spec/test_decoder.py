@@ -226,6 +226,7 @@ def info(**changes: object) -> Info:
     [
         (info(kind="encoder-decoder"), info(), "same family"),
         (info(tokenizer="a"), info(tokenizer="b"), "different tokenizers"),
+        (info(tokenizer="", tokenizer_size=0), info(), "without a tokenizer"),
         (info(decoder_prompt=(1,)), info(decoder_prompt=(2,)), "decoder_start_token_id"),
     ],
 )
