@@ -2,8 +2,8 @@
 
 `proto/worker.proto` is the contract that gives each field its meaning; this file is its Python face
 and `wire/codec.py` the only place that knows both. Field types are limited to int, float, str,
-bool, bytes, `int | None`, tuples of int, float or bool, and `Rules`, so that both codecs can check
-them.
+bool, bytes, `int | None`, tuples of int, float or bool, and the classes of `NESTED`, so that both
+codecs can check them.
 
 One connection carries many requests. `session` names a request within its connection, `seq` numbers
 the commands of a session from 1, `epoch` grows whenever the orchestrator takes back something that
@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 """Version of the contract. Peers of different versions refuse each other."""
 
 MAX_FRAME: Final = 4 * 1024 * 1024
@@ -29,6 +29,8 @@ class Rules:
     `vocabulary`: ids from here on are masked (padding of the embedding, ids the other model lacks).
     `begin`: length of the decoder prompt; the first generated token stands at this index.
     `limit`: `begin` + the most new tokens; `forced_end` is forced on the last of them.
+    `temperature` 0 takes the most likely token; above it one is drawn with the noise of `seed`
+    from the `top_k` (0: all) and `top_p` of the distribution.
     """
 
     vocabulary: int
@@ -43,6 +45,10 @@ class Rules:
     no_repeat_ngram: int = 0
     min_length: int = 0
     min_new_tokens: int = 0
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,12 +175,35 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """What one more drafted token is worth (`policy/outlook.py` says how it is used).
+
+    `reach`: the chance that all tokens before the first one of the draft stand. `soft` and `exact`:
+    the chances that a token stands where the small or the large model owns the position, by
+    confidence. `blind`: the same for a position of the large model before anything is drafted.
+    The draft is needed until the next token's worth falls below `floor`; from then on it runs ahead,
+    token by token, behind the needed work of other requests, and ends when it falls below `ahead`.
+    The defaults never stop.
+    """
+
+    reach: float = 1.0
+    floor: float = 0.0
+    ahead: float = 0.0
+    run: int = 0
+    window: int = 0
+    alpha_fb: float = 0.0
+    blind: float = 1.0
+    soft: tuple[float, ...] = ()
+    exact: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
     """Feed `tokens` after the first `at` ids, then write up to `limit` tokens.
 
     Stops before a position whose top probability is below `stop_below`, at an end token, at
-    `limit`, and when a command of a newer epoch arrives. With `piece` > 0 every so many tokens are
-    reported at once.
+    `limit`, when one more token is not worth its time (`outlook`), and when a command of a newer
+    epoch arrives. With `piece` > 0 every so many tokens are reported at once.
     """
 
     session: int
@@ -186,6 +215,7 @@ class Draft:
     limit: int
     stop_below: float
     piece: int
+    outlook: Outlook = Outlook()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,6 +284,17 @@ class Verified:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Steer:
+    """Sets a session's epoch, which ends what runs of older ones, and says whether its draft is
+    `needed` now or runs ahead. Has no answer.
+    """
+
+    session: int
+    epoch: int
+    needed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Close:
     """Gives the slot back. Idempotent, has no answer."""
 
@@ -278,6 +319,9 @@ class Bye:
     reason: str
 
 
-Request: TypeAlias = Hello | Ping | Fetch | Encode | Open | Draft | Verify | Close | Bye
+Request: TypeAlias = Hello | Ping | Fetch | Encode | Open | Draft | Verify | Steer | Close | Bye
 Reply: TypeAlias = Info | Pong | Chunk | Encoded | Opened | Drafted | Verified | Failed | Bye
 Message: TypeAlias = Request | Reply
+
+NESTED: Final = (Rules, Outlook)
+"""What stands inside messages and is none itself."""

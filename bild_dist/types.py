@@ -37,6 +37,8 @@ class Schedule(StrEnum):
     """When the large model runs. The text does not depend on it."""
 
     PAPER = "paper"
+    THROUGH = "through"
+    OVERLAP = "overlap"
 
 
 class Source(StrEnum):
@@ -184,8 +186,10 @@ class Trace:
 
     A pass is one forward of a model, whatever its length; encoding and prefill of the prompt are
     not counted as passes but their time is. `drafted` are the tokens that the small model proposed,
-    `wasted` those thrown away. `draft_ns` is time computed by the small model, `verify_ns` by the
-    large one, `queue_ns` waiting inside the workers, `wire_ns` the rest of each round trip.
+    `wasted` those thrown away. Of the positions of the large model, `guessed` counts those for which
+    the small one's own draw is known, `hits` those where both drew the same. `draft_ns` is time
+    computed by the small model, `verify_ns` by the large one, `queue_ns` waiting inside the workers,
+    `wire_ns` the rest of each round trip.
     """
 
     small_passes: int = 0
@@ -195,6 +199,8 @@ class Trace:
     fallbacks: int = 0
     rollbacks: int = 0
     windows: int = 0
+    guessed: int = 0
+    hits: int = 0
     draft_ns: int = 0
     verify_ns: int = 0
     queue_ns: int = 0

@@ -8,17 +8,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from bild_dist.clock import now_ns
 from bild_dist.errors import DeadlineExceeded
 from bild_dist.messages import Rules
 from bild_dist.orchestrator.client import WorkerClient
-from bild_dist.orchestrator.session import Session
+from bild_dist.orchestrator.session import Record, Session
 from bild_dist.policy.events import Emit, Finish
+from bild_dist.policy.forecast import Costs, Forecast
 from bild_dist.policy.line import Stops
 from bild_dist.policy.machine import Machine
 from bild_dist.types import Options, Role, Source, Trace
+
+FORECASTS: Final = 64
+"""Settings whose forecasts are kept; the one used least lately goes first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +48,16 @@ class Outcome:
 class Dispatcher:
     """All requests of one pair of workers, as an async context. Lives on one event loop."""
 
-    def __init__(self, workers: Mapping[Role, WorkerClient], concurrency: int) -> None:
+    def __init__(
+        self,
+        workers: Mapping[Role, WorkerClient],
+        concurrency: int,
+        record: Record | None = None,
+    ) -> None:
         self._workers = workers
+        self._record = record
+        self._costs = Costs()
+        self._forecasts: dict[Options, Forecast] = {}
         self._room = asyncio.Semaphore(concurrency)
         self._group = asyncio.TaskGroup()
         self._requests: set[asyncio.Task[Any]] = set()
@@ -93,8 +105,9 @@ class Dispatcher:
             deadline = asyncio.get_running_loop().time() + options.deadline - spent_s
         self._sessions += 1
         number = self._sessions
-        machine = Machine(number, work.ids, work.source, work.rules, options, stops)
-        session = Session(number, machine, self._workers, give, started_ns)
+        forecast = self._forecast(options)
+        machine = Machine(number, work.ids, work.source, work.rules, options, stops, forecast)
+        session = Session(number, machine, self._workers, give, started_ns, self._record)
         try:
             async with asyncio.timeout_at(deadline):
                 await self._room.acquire()
@@ -110,7 +123,19 @@ class Dispatcher:
                 self._room.release()
         return Outcome(
             finish=finish,
-            tokens=tuple(machine.tokens),
-            sources=tuple(machine.sources),
+            tokens=tuple(machine.books.tokens),
+            sources=tuple(machine.books.sources),
             trace=session.trace(),
         )
+
+    def _forecast(self, options: Options) -> Forecast:
+        """What requests of this setting have learned from each other."""
+        setting = Options(
+            mode=options.mode, schedule=options.schedule, alpha_fb=options.alpha_fb,
+            alpha_rb=options.alpha_rb, window=options.window,
+        )  # fmt: skip
+        forecast = self._forecasts.pop(setting, None) or Forecast(self._costs, setting)
+        self._forecasts[setting] = forecast
+        if len(self._forecasts) > FORECASTS:
+            del self._forecasts[next(iter(self._forecasts))]
+        return forecast

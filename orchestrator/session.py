@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 from bild_dist.clock import now_ns
 from bild_dist.errors import BildError, DeadlineExceeded, ProtocolError, WorkerUnavailable
-from bild_dist.messages import Close, Drafted, Opened, Verified
+from bild_dist.messages import Close, Drafted, Opened, Steer, Verified
 from bild_dist.orchestrator.client import Answer, WorkerClient
 from bild_dist.policy.events import (
     Cancelled,
@@ -24,6 +25,9 @@ from bild_dist.policy.events import (
 from bild_dist.policy.machine import Machine
 from bild_dist.types import Role, Trace
 
+Record: TypeAlias = Callable[[int, int, Event | Command], None]
+"""Told of everything that enters or leaves a machine: session, time in ns, event or command."""
+
 
 class Session:
     """One request on its way. Owned by the task that runs `decode`."""
@@ -35,13 +39,15 @@ class Session:
         workers: Mapping[Role, WorkerClient],
         give: Callable[[Emit, bool], None],
         started_ns: int,
+        record: Record | None = None,
     ) -> None:
         self._number = number
         self._machine = machine
         self._workers = workers
         self._give = give
         self._inbox: asyncio.Queue[Event] = asyncio.Queue()
-        self._sent_ns: dict[Role, int] = {}
+        self._record = record
+        self._sent_ns: dict[tuple[Role, int], int] = {}
         self._times = Trace()
         self._started_ns = started_ns
 
@@ -72,7 +78,7 @@ class Session:
 
     def trace(self) -> Trace:
         """Counts of the machine with the times measured here."""
-        counts, times = self._machine.trace, self._times
+        counts, times = self._machine.books.trace, self._times
         return dataclasses.replace(
             counts,
             draft_ns=times.draft_ns,
@@ -84,19 +90,23 @@ class Session:
         )
 
     def _step(self, event: Event) -> list[Command]:
+        self._note(event)
         try:
             return self._machine.handle(event)
         except ProtocolError as error:
             return self._machine.handle(Failed(error))
 
     def _stop(self, error: BildError) -> Finish:
-        finish = self._carry_out(self._machine.handle(Cancelled(error)))
+        cancelled = Cancelled(error)
+        self._note(cancelled)
+        finish = self._carry_out(self._machine.handle(cancelled))
         return finish if finish is not None else Finish(None, error)
 
     def _carry_out(self, commands: list[Command]) -> Finish | None:
         last = commands[-1] if commands else None
         finish = last if isinstance(last, Finish) else None
         for command in commands:
+            self._note(command)
             if isinstance(command, ToWorker):
                 self._send(command)
             elif isinstance(command, Emit):
@@ -107,11 +117,11 @@ class Session:
 
     def _send(self, command: ToWorker) -> None:
         worker = self._workers[command.role]
-        self._sent_ns[command.role] = now_ns()
-        if isinstance(command.request, Close):
+        if isinstance(command.request, Close | Steer):
             with contextlib.suppress(WorkerUnavailable):
                 worker.post(command.request)
             return
+        self._sent_ns[command.role, command.request.seq] = now_ns()
         try:
             worker.post(command.request)
         except WorkerUnavailable as error:
@@ -122,21 +132,28 @@ class Session:
             if isinstance(answer, BildError):
                 self._inbox.put_nowait(Failed(answer))
             else:
-                self._measure(role, answer)
-                self._inbox.put_nowait(FromWorker(role, answer))
+                wire_ns = self._measure(role, answer)
+                self._inbox.put_nowait(FromWorker(role, answer, wire_ns))
 
         return sink
 
-    def _measure(self, role: Role, answer: Opened | Drafted | Verified) -> None:
+    def _note(self, what: Event | Command) -> None:
+        if self._record is not None:
+            self._record(self._number, now_ns(), what)
+
+    def _measure(self, role: Role, answer: Opened | Drafted | Verified) -> int:
+        """Keeps the times of an answer. Returns what its round trip took beyond the worker's own."""
         if isinstance(answer, Opened):
-            return
+            return 0
         times = self._times
         if role is Role.SMALL:
             times.draft_ns += answer.compute_ns
         else:
             times.verify_ns += answer.compute_ns
         times.queue_ns += answer.queue_ns
-        sent_ns = self._sent_ns.pop(role, None)
-        if sent_ns is not None:  # later pieces of a draft come unasked: they have no round trip
-            spent_ns = answer.queue_ns + answer.compute_ns
-            times.wire_ns += max(0, now_ns() - sent_ns - spent_ns)
+        sent_ns = self._sent_ns.pop((role, answer.seq), None)
+        if sent_ns is None:  # later pieces of a draft come unasked: they have no round trip
+            return 0
+        wire_ns = max(0, now_ns() - sent_ns - answer.queue_ns - answer.compute_ns)
+        times.wire_ns += wire_ns
+        return wire_ns

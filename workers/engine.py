@@ -2,8 +2,8 @@
 
 The event loop only passes messages: `submit` from there, `deliver` back to it. The thread takes
 what has arrived, gives one pass to the request whose turn it is, and looks again. Requests take
-turns pass by pass, commands of one request run in their order, and a command of a newer epoch
-removes what is left of the older ones.
+turns pass by pass, those whose draft only runs ahead behind all others; commands of one request run
+in their order, and a command of a newer epoch removes what is left of the older ones.
 """
 
 from __future__ import annotations
@@ -21,11 +21,22 @@ from typing import Any, Final, TypeAlias
 from bild_dist.clock import now_ns
 from bild_dist.errors import BildError, InvalidRequest, Overloaded, RemoteProtocolError, WorkerFault
 from bild_dist.kv.slots import Slot, SlotPool
-from bild_dist.messages import Close, Draft, Encode, Failed, Info, Open, Opened, Reply, Verify
+from bild_dist.messages import (
+    Close,
+    Draft,
+    Encode,
+    Failed,
+    Info,
+    Open,
+    Opened,
+    Reply,
+    Steer,
+    Verify,
+)
 from bild_dist.model.base import Choice, Model, Pass
 from bild_dist.workers.jobs import Meter, Steps, draft, prefill, verify
 
-Command: TypeAlias = Open | Draft | Verify | Close | Encode
+Command: TypeAlias = Open | Draft | Verify | Steer | Close | Encode
 Deliver: TypeAlias = Callable[[Hashable, Reply], None]
 
 WAITING_LIMIT: Final = 1024
@@ -57,6 +68,11 @@ class Work:
     slot: Slot
     jobs: deque[Job] = field(default_factory=deque)
     meter: Meter = field(default_factory=Meter)
+
+    @property
+    def needed(self) -> bool:
+        """Whether somebody waits for what it does next."""
+        return self.slot.needed or not isinstance(self.jobs[0].command, Draft)
 
 
 class Engine:
@@ -165,7 +181,8 @@ class Engine:
         """One pass for the request whose turn it is."""
         if not self._turns:
             return
-        owner = self._turns.popleft()
+        owner = next((o for o in self._turns if self._work[o].needed), self._turns[0])
+        self._turns.remove(owner)
         work = self._work[owner]
         job = work.jobs[0]
         try:
@@ -206,6 +223,8 @@ class Engine:
             self._close(owner)
         elif isinstance(command, Open):
             self._open(owner, command)
+        elif isinstance(command, Steer):
+            self._steer(owner, command)
         else:
             self._enqueue(owner, command)
 
@@ -274,10 +293,8 @@ class Engine:
         if command.seq <= slot.seq:
             self._repeat(owner, work, command)
             return
-        if command.epoch > slot.epoch:
-            kept = [job for job in work.jobs if isinstance(job.command, Open)]
-            work.jobs = deque(kept)
-        slot.epoch, slot.seq = command.epoch, command.seq
+        self._renew(owner, work, command.epoch)
+        slot.seq, slot.needed = command.seq, True
         slot.answers.clear()
         run = partial(self._run, work)
         if not work.jobs:
@@ -290,6 +307,20 @@ class Engine:
         work.jobs.append(Job(command, steps))
         if owner not in self._turns:
             self._turns.append(owner)
+
+    def _steer(self, owner: Owner, command: Steer) -> None:
+        work = self._work.get(owner)
+        if work is not None and command.epoch >= work.slot.epoch:
+            self._renew(owner, work, command.epoch)
+            work.slot.needed = command.needed
+
+    def _renew(self, owner: Owner, work: Work, epoch: int) -> None:
+        """Ends what is left of older epochs, but for the prefill."""
+        if epoch > work.slot.epoch:
+            work.jobs = deque(job for job in work.jobs if isinstance(job.command, Open))
+            work.slot.epoch = epoch
+            if not work.jobs and owner in self._turns:
+                self._turns.remove(owner)
 
     def _repeat(self, owner: Owner, work: Work, command: Open | Draft | Verify) -> None:
         """A duplicate of the last command gets its answers again; an older one gets nothing."""

@@ -16,6 +16,7 @@ from bild_dist.errors import RemoteProtocolError
 from bild_dist.kv.slots import Slot
 from bild_dist.messages import Draft, Drafted, Open, Reply, Verified, Verify
 from bild_dist.model.base import Choice, Model, Pass
+from bild_dist.policy.outlook import Draughtsman
 from bild_dist.policy.rules import stands
 
 PREFILL_CHUNK = 256
@@ -57,7 +58,7 @@ def prefill(model: Model, slot: Slot, command: Open, run: Runner, meter: Meter) 
 
 
 def draft(slot: Slot, command: Draft, run: Runner, meter: Meter) -> Steps:
-    """Writes tokens until a hand-over, an end token or the limit."""
+    """Writes tokens until a hand-over, an end token or the limit, or until that is not worth it."""
     _rewind(slot, command)
     prefix, rules = slot.prefix, slot.rules
     if command.limit < 1 or len(prefix) + len(command.tokens) + command.limit > rules.limit:
@@ -67,6 +68,9 @@ def draft(slot: Slot, command: Draft, run: Runner, meter: Meter) -> Steps:
     tokens: list[int] = []
     confidences: list[float] = []
     written = 0
+    hand = Draughtsman(command.outlook)
+    slot.needed = hand.needed
+    ahead = not hand.needed
     while True:
         choice = run(Pass(slot.index, at, prefix.ids, rows=1))[0]
         at = len(prefix)
@@ -75,8 +79,11 @@ def draft(slot: Slot, command: Draft, run: Runner, meter: Meter) -> Steps:
             written += 1
             tokens.append(choice.token)
             confidences.append(choice.confidence)
-        final = low or written == command.limit or choice.token in rules.end_ids
-        if final or len(tokens) == command.piece:
+            hand.wrote(choice.confidence)
+        final = low or written == command.limit or choice.token in rules.end_ids or hand.over
+        if not (ahead or hand.needed):
+            slot.needed, ahead = False, True
+        if final or ahead or len(tokens) == command.piece:
             yield Drafted(
                 session=command.session, epoch=command.epoch, seq=command.seq,
                 tokens=tuple(tokens), confidences=tuple(confidences),

@@ -28,6 +28,7 @@ from bild_dist.messages import (
     Ping,
     Pong,
     Reply,
+    Steer,
     Verify,
 )
 from bild_dist.model.base import Model
@@ -152,7 +153,7 @@ class Service:
                     open_slots=self._engine.open_slots,
                 )
             )
-        elif isinstance(message, Open | Draft | Verify | Close | Encode):
+        elif isinstance(message, Open | Draft | Verify | Steer | Close | Encode):
             self._engine.submit(connection, message)
         elif isinstance(message, Fetch):
             connection.outbox.put_nowait(self._fetch(message))

@@ -26,6 +26,8 @@ class Slot:
     epoch: int = 0
     seq: int = 0
     """Number of the last command taken up, so that a duplicate is known."""
+    needed: bool = True
+    """Whether somebody waits for the draft under way; otherwise it runs ahead, behind all others."""
     answers: list[Reply] = field(default_factory=list)
     """Replies to that command, for a duplicate."""
 

@@ -10,16 +10,19 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from bild_dist.errors import BildError
-from bild_dist.messages import Close, Draft, Drafted, Open, Opened, Verified, Verify
+from bild_dist.messages import Close, Draft, Drafted, Open, Opened, Steer, Verified, Verify
 from bild_dist.types import FinishReason, Role, Source
 
 
 @dataclass(frozen=True, slots=True)
 class FromWorker:
-    """A worker's answer."""
+    """A worker's answer. `wire_ns`: what its round trip took beyond the worker's own time; 0 where
+    nothing was asked just before.
+    """
 
     role: Role
     reply: Opened | Drafted | Verified
+    wire_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class ToWorker:
     """Send this to the worker of that role."""
 
     role: Role
-    request: Open | Draft | Verify | Close
+    request: Open | Draft | Verify | Steer | Close
 
 
 @dataclass(frozen=True, slots=True)

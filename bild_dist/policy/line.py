@@ -1,12 +1,23 @@
-"""What stands on a request's line of ids behind its text, and what may end the text."""
+"""The ids of one request: what is text, and the guesses behind it that may become text.
+
+0           begin            sure                                 len(ids)
+|  prompt   |   committed    |  guesses: each with its owner      |  free ...
+|           |  given out,    |  `small`: checked softly           |
+|           |  never changes |  `fallback`, `window`: exactly     |
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import NamedTuple, Protocol
 
-from bild_dist.types import Source
+from bild_dist.kv.prefix import Prefix
+from bild_dist.messages import Outlook, Rules
+from bild_dist.policy.outlook import chance
+from bild_dist.policy.rules import next_run, owner
+from bild_dist.types import Mode, Options, Role, Source
 
 
 class Stops(Protocol):
@@ -25,26 +36,120 @@ class Stops(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """A token on the line that is not text yet, and who decides about its position."""
+    """A token on the line that is not text yet, and who decides about its position. `chance`: that
+    it will stand, if all before it do.
+    """
 
     token: int
     confidence: float
     owner: Source
+    chance: float
 
 
-@dataclass(frozen=True, slots=True)
-class Handover:
-    """The position behind the last guess is the large model's: why, and what the small one
-    thought.
+class Handover(NamedTuple):
+    """The position behind the line is known to be the large model's: why, and what the small one
+    thinks of it.
     """
 
     source: Source
-    confidence: float | None
+    confidence: float | None = None
+    token: int | None = None
 
 
-class Written(NamedTuple):
-    """Why the large model's own token stands where it does, and what the small one had there."""
+class Line:
+    """One request's ids. Owned by its machine."""
 
-    source: Source
-    confidence: float | None
-    distance: float | None
+    def __init__(self, ids: Sequence[int], rules: Rules, options: Options) -> None:
+        self.prefix = Prefix(ids)
+        self.guesses: list[Guess] = []
+        self.run = 0
+        """Tokens in a row that the small model has written at the end of the text."""
+        self._rules = rules
+        self._window = options.window
+        self._exact = options.mode is Mode.EXACT
+        self._alpha_fb = inf if self._exact else options.alpha_fb
+        self._first = options.first
+        self._low: Handover | None = None
+
+    def __len__(self) -> int:
+        return len(self.prefix)
+
+    @property
+    def sure(self) -> int:
+        """Length of what can no longer change."""
+        return len(self.prefix) - len(self.guesses)
+
+    @property
+    def room(self) -> int:
+        """Positions behind the line."""
+        return self._rules.limit - len(self.prefix)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the text is over if all guesses stand."""
+        last = self.guesses[-1].token if self.guesses else None
+        return self.room == 0 or last in self._rules.end_ids
+
+    @property
+    def end_run(self) -> int:
+        """`run` behind the last guess."""
+        run = self.run
+        for guess in self.guesses:
+            run = next_run(run, guess.owner)
+        return run
+
+    @property
+    def reach(self) -> float:
+        """The chance that all guesses stand."""
+        product = 1.0
+        for guess in self.guesses:
+            product *= guess.chance
+        return product
+
+    @property
+    def handover(self) -> Handover | None:
+        """Set where the position behind the line is known to be the large model's."""
+        if self._low is not None:
+            return self._low
+        if self.ended:
+            return None
+        if self.end_run == self._window:
+            return Handover(Source.WINDOW)
+        return Handover(Source.FALLBACK) if self._exact or self.starts_large else None
+
+    @property
+    def starts_large(self) -> bool:
+        """Whether the position behind the line is the first of the text and the large model's."""
+        return len(self.prefix) == self._rules.begin and self._first is Role.LARGE
+
+    def draft(self, tokens: Sequence[int], confidences: Sequence[float], outlook: Outlook) -> None:
+        """Appends what the small model wrote."""
+        run = self.end_run
+        for token, confidence in zip(tokens, confidences, strict=True):
+            whose = owner(run, self._window, confidence, self._alpha_fb)
+            if self.starts_large:
+                whose = Source.FALLBACK
+            stands = chance(outlook, confidence, whose)
+            self.guesses.append(Guess(token, confidence, whose, stands))
+            self.prefix.extend((token,))
+            run = next_run(run, whose)
+
+    def declare(self, confidence: float, token: int) -> None:
+        """The small model is unsure behind the line, where it would write `token`."""
+        self._low = Handover(Source.FALLBACK, confidence, token)
+
+    def commit(self) -> Guess:
+        """The first guess becomes text, written by its owner."""
+        guess = self.guesses.pop(0)
+        self.run = next_run(self.run, guess.owner)
+        return guess
+
+    def write(self, token: int, source: Source) -> None:
+        """A token of the large model becomes text where the first guess stands; it and all others
+        go.
+        """
+        self.prefix.cut(self.sure)
+        self.prefix.extend((token,))
+        self.guesses.clear()
+        self._low = None
+        self.run = next_run(self.run, source)

@@ -2,26 +2,26 @@
 
 Who owns which range of the request's ids:
 
-    0           begin            sure                                 len(prefix)
-    |  prompt   |   committed    |  drafted, unchecked | drafted ahead |  free ...
-    |           |  given out,    |  guesses[...]: each with its owner  |
-    |           |  never changes |  `small`: checked softly            |
-    |           |                |  `fallback`, `window`: exactly      |
+    0           begin            sure                                 len(line)
+    |  prompt   |   committed    |  being checked  |  drafted ahead   |  free ...
+    |           |  given out,    |  guesses, each with its owner:     |
+    |           |  never changes |  `small` is checked softly,        |
+    |           |                |  `fallback`, `window` exactly      |
     |--- held[small] ------------------------->|    what each worker's KV cache covers, never past
     |--- held[large] ----------->|                  the first id on which it may be wrong
 
 Theory of operation. The text is defined position by position (`rules.py`); *when* a model runs is
-free. The machine keeps one line of ids: what is committed, and behind it the small model's guesses.
-Three things happen to the line: a Drafted appends guesses; a Verified turns the first of them into
-text and, where the large model objects or owns the next position, writes one token of its own and
-cuts what is behind; a commit tests whether the text has ended. After each, `_work` says what to ask
-for next. That one method is the schedule. Under `paper` at most one command is under way, so
-nothing is ever drafted ahead; a schedule that runs further ahead appends to the same line and
-checks the same guesses.
+free. The machine keeps one line of ids (`line.py`): what is committed, and behind it the small
+model's guesses. Three things happen to the line: a Drafted appends guesses; a Verified turns the
+first of them into text and, where the large model objects or owns the next position, writes one
+token of its own and, unless it was guessed, cuts what is behind; a commit tests whether the text
+has ended. After each, `_work` asks the schedule (`schedule.py`) what to send next. All schedules
+append to the same line and check the same guesses, so they write the same text.
 
 Every command names the length `at` that it builds on and the digest of those ids; a worker sets its
 slot to it. So rollback is nothing but a smaller `at` in the next command. The epoch grows when ids
-that a worker was told are taken back; an answer of an older epoch is dropped.
+that a worker was told are taken back, which ends a draft that runs; an answer of an older epoch is
+dropped.
 
 An illegal event raises and changes nothing: RemoteProtocolError where a worker's answer breaks the
 contract, LocalProtocolError where the driver does. After Finish every event is ignored, since
@@ -31,32 +31,41 @@ answers may cross a Close on the way.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
 
 from bild_dist.errors import BildError, LocalProtocolError, RemoteProtocolError
-from bild_dist.kv.prefix import Prefix
-from bild_dist.messages import Close, Draft, Drafted, Open, Opened, Rules, Verified, Verify
+from bild_dist.messages import (
+    Close,
+    Draft,
+    Drafted,
+    Open,
+    Opened,
+    Rules,
+    Steer,
+    Verified,
+    Verify,
+)
+from bild_dist.policy.books import Books
 from bild_dist.policy.contract import check_drafted, check_verified
 from bild_dist.policy.events import (
     Cancelled,
     Command,
-    Emit,
     Event,
     Failed,
     Finish,
-    Token,
     ToWorker,
 )
-from bild_dist.policy.line import Guess, Handover, Stops, Written
-from bild_dist.policy.rules import next_run, owner
-from bild_dist.types import FinishReason, Mode, Options, Role, Source, Trace
+from bild_dist.policy.forecast import Costs, Forecast
+from bild_dist.policy.line import Line, Stops
+from bild_dist.policy.schedule import Ask, schedule_of
+from bild_dist.types import FinishReason, Mode, Options, Role, Source
 
 
 class Machine:
     """One request. Owned by its session: nobody else calls it.
 
     `ids` is the decoder prompt (at least one id), `source` the encoder's input (empty for
-    decoder-only models); `rules.begin` and `rules.limit` bound the text.
+    decoder-only models); `rules.begin` and `rules.limit` bound the text. `forecast` may be shared
+    with other requests of the same pair and setting.
     """
 
     def __init__(
@@ -67,20 +76,17 @@ class Machine:
         rules: Rules,
         options: Options,
         stops: Stops | None = None,
+        forecast: Forecast | None = None,
     ) -> None:
         if not ids or rules.begin != len(ids) or rules.limit <= rules.begin:
             raise LocalProtocolError(
                 f"rules [{rules.begin}, {rules.limit}) do not fit {len(ids)} prompt ids"
             )
-        self.trace = Trace()
-        self.tokens: list[int] = []
-        self.sources: list[Source] = []
         self._session = session
         self._source = tuple(source)
         self._rules = rules
         self._options = options
         self._stops = stops
-        self._alpha_fb = inf if options.mode is Mode.EXACT else options.alpha_fb
         self._roles = {
             Mode.LARGE: (Role.LARGE,),
             Mode.SMALL: (Role.SMALL,),
@@ -89,21 +95,28 @@ class Machine:
             Mode.BILD: (Role.LARGE, Role.SMALL),
             Mode.EXACT: (Role.LARGE, Role.SMALL),
         }[options.mode]
-        self._prefix = Prefix(ids)
-        self._guesses: list[Guess] = []
-        self._handover: Handover | None = None
-        self._run = 0
+        self._line = Line(ids, rules, options)
+        forecast = forecast if forecast is not None else Forecast(Costs(), options)
+        self._schedule = schedule_of(options, forecast)
+        self.books = Books(rules, stops, forecast)
         self._epoch = 0
         self._seq = dict.fromkeys(Role, 0)
         self._held = dict.fromkeys(Role, len(ids) - 1)
         self._pending: dict[Role, Open | Draft | Verify] = {}
+        self._needed = True
+        """Whether the small worker takes its draft as needed, and not as running ahead."""
+        self._ahead = False
+        """Whether the draft that runs has passed the point up to which it was needed."""
+        self._stale = False
+        """Whether the small worker runs a draft that was taken back."""
         self._opened: list[Role] = []
         self._done = False
 
     def __repr__(self) -> str:
         return (
-            f"<Machine {self._session} epoch={self._epoch} committed={len(self.tokens)} "
-            f"guesses={len(self._guesses)} pending={[r.value for r in self._pending]} done={self._done}>"
+            f"<Machine {self._session} epoch={self._epoch} committed={len(self.books.tokens)} "
+            f"guesses={len(self._line.guesses)} pending={[r.value for r in self._pending]} "
+            f"done={self._done}>"
         )
 
     @property
@@ -129,7 +142,8 @@ class Machine:
             return self._finish(None, event.error)
         role, reply = event.role, event.reply
         if reply.epoch < self._epoch:
-            return self._drop(role, reply)
+            self.books.drop(role, reply)
+            return []
         pending = self._pending.get(role)
         if pending is None or (reply.session, reply.epoch, reply.seq) != (
             self._session,
@@ -140,11 +154,13 @@ class Machine:
         if isinstance(pending, Open) and isinstance(reply, Opened):
             return self._on_opened(role)
         if isinstance(pending, Draft) and isinstance(reply, Drafted):
-            check_drafted(pending, reply, self._prefix, self._rules)
-            return self._on_drafted(role, reply)
+            check_drafted(pending, reply, self._line.prefix, self._rules)
+            self.books.measure(event, pending)
+            return self._on_drafted(role, pending, reply)
         if isinstance(pending, Verify) and isinstance(reply, Verified):
             check_verified(pending, reply, self._rules)
-            return self._on_verified(role, reply)
+            self.books.measure(event, pending)
+            return self._on_verified(pending, reply)
         raise RemoteProtocolError(
             f"{type(reply).__name__} is no answer to {type(pending).__name__}"
         )
@@ -157,149 +173,194 @@ class Machine:
             return [self._open(self._roles[len(self._opened)])]
         return self._work()
 
-    def _on_drafted(self, role: Role, reply: Drafted) -> list[Command]:
-        self._count_passes(role, reply.passes)
+    def _on_drafted(self, role: Role, asked: Draft, reply: Drafted) -> list[Command]:
         self._held[role] = reply.length
         if reply.final:
             del self._pending[role]
-        if len(self._roles) == 1:
+        if role is Role.LARGE or len(self._roles) == 1:
             return self._write_alone(reply)
-        self.trace.drafted += len(reply.tokens)
-        run = self._run
-        for token, confidence in zip(reply.tokens, reply.confidences, strict=True):
-            whose = owner(run, self._options.window, confidence, self._alpha_fb)
-            self._guesses.append(Guess(token, confidence, whose))
-            run = next_run(run, whose)
-        self._prefix.extend(reply.tokens)
-        ends = self._ends(reply.tokens)
-        if self._options.mode is Mode.BILD and not self._options.verify_tail:
+        if not reply.final and not self._ahead:
+            # The first report of a draft that goes on: the worker takes it as needed no longer.
+            self._ahead, self._needed = True, False
+        self.books.trace.drafted += len(reply.tokens)
+        self._line.draft(reply.tokens, reply.confidences, asked.outlook)
+        if Role.LARGE not in self._pending:
+            self._schedule.drafted(reply.passes, asked=reply.final)
+        if reply.low:
+            self._line.declare(reply.low_confidence, reply.low_token)
+        elif self._options.mode is Mode.BILD and not self._options.verify_tail:
             stop = self._stops.ahead(reply.tokens) if self._stops is not None else None
-            if ends or stop is not None:
+            if self._line.ended or stop is not None:
                 return self._accept_tail(len(reply.tokens) if stop is None else stop + 1)
-        if ends:
-            self._handover = None
-        elif reply.low:
-            self._handover = Handover(Source.FALLBACK, reply.low_confidence)
-        else:
-            # The draft filled its limit: behind a full window, and anywhere in mode `exact`, the
-            # owner is known without p_S.
-            self._handover = Handover(owner(run, self._options.window, -inf, inf), None)
-        return [self._verify()]
+        return self._work()
 
-    def _on_verified(self, role: Role, reply: Verified) -> list[Command]:
-        del self._pending[role]
-        self._count_passes(role, reply.passes)
-        self._held[role] = reply.length
-        guesses, handover = self._guesses, self._handover
-        self._guesses, self._handover = [], None
-        out: list[Token] = []
-        for i, guess in enumerate(guesses[: reply.accepted]):
-            reason = self._commit(
-                out, guess.token, guess.owner, guess.confidence, reply.distances[i]
-            )
+    def _on_verified(self, asked: Verify, reply: Verified) -> list[Command]:
+        del self._pending[Role.LARGE]
+        self._held[Role.LARGE] = reply.length
+        line, before = self._line, len(self.books.tokens)
+        for distance in reply.distances[: reply.accepted]:
+            guess = line.commit()
+            self.books.judge(guess.confidence, exact=guess.owner is not Source.SMALL, stood=True)
+            reason = self.books.commit(guess.token, guess.owner, guess.confidence, distance)
             if reason is not None:
-                self.trace.wasted += len(guesses) - i - 1
-                return [Emit(tuple(out)), *self._finish(reason, None)]
-        if reply.accepted < len(guesses):
-            guess = guesses[reply.accepted]
-            self.trace.wasted += len(guesses) - reply.accepted
-            self._epoch += 1
-            whose = Source.ROLLBACK if guess.owner is Source.SMALL else guess.owner
-            written = Written(whose, guess.confidence, reply.distances[reply.accepted])
-        elif handover is not None:
-            written = Written(handover.source, handover.confidence, None)
+                return [self.books.emit(), *self._finish(reason, None)]
+        if reply.accepted < len(asked.exact):
+            guess = line.guesses[0]
+            exact = guess.owner is not Source.SMALL
+            self.books.judge(guess.confidence, exact=exact, stood=False)
+            source = guess.owner if exact else Source.ROLLBACK
+            reason = self._replace(
+                reply.token, source, guess.confidence, reply.distances[reply.accepted]
+            )
+        elif asked.bonus:
+            reason = self._take_bonus(reply.token)
         else:
-            raise LocalProtocolError(f"{self!r}: a checked text neither ended nor went on")
-        sure = self._sure
-        self._prefix.cut(sure)
-        self._prefix.extend([reply.token])
-        self._held[Role.SMALL] = min(self._held[Role.SMALL], sure)
-        reason = self._commit(
-            out, reply.token, written.source, written.confidence, written.distance
-        )
+            reason = None
         if reason is not None:
-            return [Emit(tuple(out)), *self._finish(reason, None)]
-        return [Emit(tuple(out)), *self._work()]
+            return [self.books.emit(), *self._finish(reason, None)]
+        self._schedule.checked(len(self.books.tokens) - before, len(asked.tokens))
+        return [self.books.emit(), *self._work()]
+
+    def _take_bonus(self, token: int) -> FinishReason | None:
+        """The large model's own token behind all that was checked: its position was known to be its
+        own.
+        """
+        line = self._line
+        if not line.guesses:
+            handover = line.handover
+            if handover is None:
+                raise LocalProtocolError(f"{self!r}: a bonus for a position of the small model")
+            if handover.token is not None and handover.confidence is not None:
+                self.books.judge(handover.confidence, exact=True, stood=handover.token == token)
+            return self._replace(token, handover.source, handover.confidence, None)
+        guess = line.guesses[0]
+        self.books.judge(guess.confidence, exact=True, stood=guess.token == token)
+        if guess.token != token:
+            return self._replace(token, guess.owner, guess.confidence, None)
+        line.commit()
+        return self.books.commit(token, guess.owner, guess.confidence, None)
+
+    def _replace(
+        self,
+        token: int,
+        source: Source,
+        confidence: float | None,
+        distance: float | None,
+    ) -> FinishReason | None:
+        """The large model writes a token of its own where the line goes on; what was guessed from
+        there on goes.
+        """
+        line = self._line
+        if line.guesses or Role.SMALL in self._pending:
+            # Ids that the small worker holds, or is about to write, are taken back.
+            self._epoch += 1
+            self._stale = self._pending.pop(Role.SMALL, None) is not None
+        self.books.trace.wasted += len(line.guesses)
+        self._held[Role.SMALL] = min(self._held[Role.SMALL], line.sure)
+        line.write(token, source)
+        return self.books.commit(token, source, confidence, distance)
 
     def _write_alone(self, reply: Drafted) -> list[Command]:
-        """Modes `large` and `small`: what the one model writes is text at once."""
-        source = Source.LARGE if self._options.mode is Mode.LARGE else Source.SMALL
-        out: list[Token] = []
-        self._prefix.extend(reply.tokens)
+        """What a model writes that nobody checks is text at once: modes `large` and `small`, and
+        `exact` while guessing does not pay.
+        """
+        mode = self._options.mode
+        source = {Mode.LARGE: Source.LARGE, Mode.SMALL: Source.SMALL}.get(mode, Source.FALLBACK)
         for token, confidence in zip(reply.tokens, reply.confidences, strict=True):
-            reason = self._commit(out, token, source, confidence, None)
+            self._line.write(token, source)
+            sure = None if source is Source.FALLBACK else confidence
+            reason = self.books.commit(token, source, sure, None)
             if reason is not None:
-                return [Emit(tuple(out)), *self._finish(reason, None)]
-        return [Emit(tuple(out))]
+                return [self.books.emit(), *self._finish(reason, None)]
+        return [self.books.emit(), *(self._work() if reply.final else ())]
 
     def _accept_tail(self, count: int) -> list[Command]:
         """`verify_tail = False`: a final run of small tokens is text unchecked (Algorithm 1 as
         printed).
         """
-        out: list[Token] = []
-        self.trace.wasted += len(self._guesses) - count
         reason = None
-        for guess in self._guesses[:count]:
-            reason = self._commit(out, guess.token, guess.owner, guess.confidence, None)
-        return [Emit(tuple(out)), *self._finish(reason, None)]
+        for _ in range(count):
+            guess = self._line.commit()
+            reason = self.books.commit(guess.token, guess.owner, guess.confidence, None)
+        return [self.books.emit(), *self._finish(reason, None)]
 
     # What to ask for next.
 
     def _work(self) -> list[Command]:
-        """The schedule `paper`: draft to the hand-over, check, and so on; nothing runs ahead."""
+        """Sends what the schedule wants of a worker that is free."""
         if len(self._roles) == 1:
-            return [self._draft(self._roles[0], self._remaining, 0.0, piece=1)]
-        options = self._options
-        if not self.tokens and options.first is Role.LARGE:
-            self._handover = Handover(Source.FALLBACK, None)
-            return [self._verify()]
-        if options.mode is Mode.EXACT:
-            # The large model owns every position and always adds one token of its own, so the last
-            # is not worth guessing.
-            limit = min(options.window, self._remaining - 1)
-            if limit == 0:
-                self._handover = Handover(Source.FALLBACK, None)
-                return [self._verify()]
-            return [self._draft(Role.SMALL, limit, 0.0, piece=0)]
-        if self._run == options.window:
-            self._handover = Handover(Source.WINDOW, None)
-            return [self._verify()]
-        limit = min(options.window - self._run, self._remaining)
-        return [self._draft(Role.SMALL, limit, options.alpha_fb, piece=0)]
+            return [self._draft(self._roles[0], Ask(self._line.room, 0.0, 1))]
+        out: list[Command] = []
+        schedule, line = self._schedule, self._line
+        drafting = Role.SMALL in self._pending
+        if Role.LARGE not in self._pending:
+            alone = schedule.alone(line, drafting=drafting)
+            if alone > 0:
+                out.append(self._draft(Role.LARGE, Ask(min(alone, line.room), 0.0, 1)))
+                return out
+            count = schedule.due(line, drafting=drafting)
+            if count is not None:
+                out.append(self._verify(count))
+        checking = Role.LARGE in self._pending
+        if not drafting:
+            ask = schedule.wish(line, checking=checking)
+            if ask is not None:
+                out.append(self._draft(Role.SMALL, ask))
+        elif self._needed is checking:
+            # A running draft is needed exactly while no check is under way.
+            self._needed = not checking
+            out.append(self._steer())
+        if self._stale and Role.SMALL not in self._pending:
+            out.append(self._steer())
+        self._stale = False
+        if not self._pending:
+            raise LocalProtocolError(f"{self!r}: the schedule leaves both workers idle")
+        return out
+
+    def _steer(self) -> ToWorker:
+        steer = Steer(session=self._session, epoch=self._epoch, needed=self._needed)
+        return ToWorker(Role.SMALL, steer)
 
     def _open(self, role: Role) -> ToWorker:
         self._opened.append(role)
-        ids = tuple(self._prefix.ids)
         return self._send(
             role,
             Open(
                 session=self._session, epoch=self._epoch, seq=self._next_seq(role),
-                ids=ids, source=self._source, rules=self._rules,
+                ids=tuple(self._line.prefix.ids), source=self._source, rules=self._rules,
             ),
         )  # fmt: skip
 
-    def _draft(self, role: Role, limit: int, stop_below: float, *, piece: int) -> ToWorker:
-        at = min(self._held[role], len(self._prefix) - 1)
+    def _draft(self, role: Role, ask: Ask) -> ToWorker:
+        prefix = self._line.prefix
+        at = min(self._held[role], len(prefix) - 1)
+        if role is Role.SMALL:
+            self._needed, self._ahead = Role.LARGE not in self._pending, False
         return self._send(
             role,
             Draft(
                 session=self._session, epoch=self._epoch, seq=self._next_seq(role),
-                at=at, digest=self._prefix.digest(at), tokens=tuple(self._prefix.ids[at:]),
-                limit=limit, stop_below=stop_below, piece=piece,
+                at=at, digest=prefix.digest(at), tokens=tuple(prefix.ids[at:]),
+                limit=ask.limit, stop_below=ask.stop_below, piece=ask.piece, outlook=ask.outlook,
             ),
         )  # fmt: skip
 
-    def _verify(self) -> ToWorker:
+    def _verify(self, count: int) -> ToWorker:
+        """Checks the first `count` guesses; with a bonus where they are all and the next position
+        is known to be the large model's.
+        """
+        line = self._line
         # At least one committed id is fed: its row is the distribution of the first guess.
-        at = min(self._held[Role.LARGE], self._sure - 1)
-        bonus = self._handover is not None
+        at = min(self._held[Role.LARGE], line.sure - 1)
         return self._send(
             Role.LARGE,
             Verify(
                 session=self._session, epoch=self._epoch, seq=self._next_seq(Role.LARGE),
-                at=at, digest=self._prefix.digest(at), tokens=tuple(self._prefix.ids[at:]),
-                exact=tuple(g.owner is not Source.SMALL for g in self._guesses),
-                alpha_rb=self._options.alpha_rb, bonus=bonus,
+                at=at, digest=line.prefix.digest(at),
+                tokens=tuple(line.prefix.ids[at : line.sure + count]),
+                exact=tuple(g.owner is not Source.SMALL for g in line.guesses[:count]),
+                alpha_rb=self._options.alpha_rb,
+                bonus=count == len(line.guesses) and line.handover is not None,
             ),
         )  # fmt: skip
 
@@ -311,62 +372,8 @@ class Machine:
         self._seq[role] += 1
         return self._seq[role]
 
-    # Committing and ending.
-
-    @property
-    def _sure(self) -> int:
-        return self._rules.begin + len(self.tokens)
-
-    @property
-    def _remaining(self) -> int:
-        return self._rules.limit - self._sure
-
-    def _ends(self, tokens: Sequence[int]) -> bool:
-        """Whether a text that goes on with all these tokens is over behind them, stop strings
-        aside.
-        """
-        return len(tokens) == self._remaining or (
-            len(tokens) > 0 and tokens[-1] in self._rules.end_ids
-        )
-
-    def _commit(
-        self,
-        out: list[Token],
-        token: int,
-        source: Source,
-        confidence: float | None,
-        distance: float | None,
-    ) -> FinishReason | None:
-        out.append(Token(len(self.tokens), token, source, confidence, distance))
-        self.tokens.append(token)
-        self.sources.append(source)
-        self._run = next_run(self._run, source)
-        self.trace.fallbacks += source is Source.FALLBACK
-        self.trace.windows += source is Source.WINDOW
-        self.trace.rollbacks += source is Source.ROLLBACK
-        stopped = self._stops is not None and self._stops.push(token)
-        if token in self._rules.end_ids:
-            return FinishReason.EOS
-        if stopped:
-            return FinishReason.STOP
-        return FinishReason.LENGTH if self._remaining == 0 else None
-
     def _finish(self, reason: FinishReason | None, error: BildError | None) -> list[Command]:
         self._done = True
+        self.books.trace.wasted += len(self._line.guesses)
         closes = [ToWorker(role, Close(session=self._session)) for role in self._opened]
         return [*closes, Finish(reason, error)]
-
-    def _drop(self, role: Role, reply: Opened | Drafted | Verified) -> list[Command]:
-        """An answer to a command that was taken back: its work is counted and thrown away."""
-        if isinstance(reply, Drafted):
-            self.trace.drafted += len(reply.tokens)
-            self.trace.wasted += len(reply.tokens)
-        if not isinstance(reply, Opened):
-            self._count_passes(role, reply.passes)
-        return []
-
-    def _count_passes(self, role: Role, passes: int) -> None:
-        if role is Role.SMALL:
-            self.trace.small_passes += passes
-        else:
-            self.trace.large_passes += passes

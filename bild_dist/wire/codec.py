@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 import msgpack
 
 from bild_dist.errors import InvalidRequest, RemoteProtocolError
-from bild_dist.messages import MAX_FRAME, Message, Reply, Request, Rules
+from bild_dist.messages import MAX_FRAME, NESTED, Message, Reply, Request
 
 _MIN: Final = -(1 << 63)
 _MAX: Final = (1 << 63) - 1
@@ -35,7 +35,8 @@ class _Field:
     """Whether a value, None apart, is one of this field."""
     many: bool
     optional: bool
-    nested: bool
+    nested: type | None
+    """The class inside, where there is one."""
     real: bool
     """Floats, which a peer may have written as whole numbers."""
 
@@ -89,7 +90,7 @@ def _plan(kind: type) -> tuple[_Field, ...]:
             hint = next(part for part in typing.get_args(hint) if part is not type(None))
         many = typing.get_origin(hint) is tuple
         one = typing.get_args(hint)[0] if many else hint
-        nested = one is Rules
+        nested = one if one in NESTED else None
         check = _is_exactly(dict) if nested else _are(one) if many else _CHECKS[one]
         fields.append(_Field(name, check, many, optional, nested, one is float))
     return tuple(fields)
@@ -98,7 +99,7 @@ def _plan(kind: type) -> tuple[_Field, ...]:
 _KINDS: Final = {
     kind.__name__: kind for kind in (*typing.get_args(Request), *typing.get_args(Reply))
 }
-_PLANS: Final = {kind: _plan(kind) for kind in (*_KINDS.values(), Rules)}
+_PLANS: Final = {kind: _plan(kind) for kind in (*_KINDS.values(), *NESTED)}
 
 
 # msgpack: [name, {field: value}].
@@ -166,7 +167,7 @@ def _to_map(message: Any) -> dict[str, Any]:
     values = {}
     for field in _PLANS[type(message)]:
         value = getattr(message, field.name)
-        if field.nested:
+        if field.nested is not None:
             value = _to_map(value)
         elif not (field.check(value) if value is not None else field.optional):
             raise ValueError(f"its field {field.name} has a value of the wrong type or range")
@@ -187,8 +188,8 @@ def _from_map(kind: type, values: Any) -> Any:
             raise RemoteProtocolError(
                 f"{kind.__name__}.{name} has a value of the wrong type or range"
             )
-        if field.nested:
-            value = _from_map(Rules, value)
+        if field.nested is not None:
+            value = _from_map(field.nested, value)
         elif field.real:
             value = tuple(map(float, value)) if field.many else float(value)
         known[name] = value
@@ -252,7 +253,7 @@ class Protobuf:
         target.SetInParent()
         for field in _PLANS[type(message)]:
             value = getattr(message, field.name)
-            if field.nested:
+            if field.nested is not None:
                 self._fill(getattr(target, field.name), value)
             elif field.many:
                 getattr(target, field.name).extend(value)
@@ -268,8 +269,8 @@ class Protobuf:
                 values[field.name] = None
                 continue
             value = getattr(source, field.name)
-            if field.nested:
-                value = self._read(Rules, value)
+            if field.nested is not None:
+                value = self._read(field.nested, value)
             elif field.many:
                 value = tuple(value)
             values[field.name] = value

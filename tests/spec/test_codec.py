@@ -18,6 +18,7 @@ import pytest
 from bild_dist.errors import InvalidRequest, RemoteProtocolError
 from bild_dist.messages import (
     MAX_FRAME,
+    NESTED,
     Draft,
     Drafted,
     Encoded,
@@ -43,8 +44,8 @@ def example(kind: type) -> Any:
     for i, spec in enumerate(dataclasses.fields(kind), start=1):
         hint = hints[spec.name]
         one: dict[Any, Any] = {int: i, float: i + 0.5, bool: True, str: f"é{i}", bytes: b"\0\xff"}
-        if hint is Rules:
-            values[spec.name] = example(Rules)
+        if hint in NESTED:
+            values[spec.name] = example(hint)
         elif typing.get_origin(hint) is tuple:
             values[spec.name] = (one[typing.get_args(hint)[0]],) * 3
         else:

@@ -107,7 +107,7 @@ def test_exact_is_the_large_models_own_text_in_fewer_passes() -> None:
         machine = Machine(1, PROMPT, (), rules(40), options(mode=mode))
         tokens, _ = play(machine, HandWorker(small), HandWorker(large))
         texts.append([t.token for t in tokens])
-        passes.append(machine.trace.large_passes)
+        passes.append(machine.books.trace.large_passes)
 
     assert texts[0] == texts[1]
     assert passes[0] < passes[1]
@@ -120,7 +120,7 @@ def test_counts_explain_the_text() -> None:
         machine = Machine(1, PROMPT, (), rules(24), case)
         small = HandWorker(scripted(50 + seed, large))
         tokens, _ = play(machine, small, HandWorker(large))
-        trace, sources = machine.trace, [t.source for t in tokens]
+        trace, sources = machine.books.trace, [t.source for t in tokens]
 
         assert sources.count(Source.FALLBACK) == trace.fallbacks
         assert sources.count(Source.ROLLBACK) == trace.rollbacks
@@ -146,7 +146,7 @@ def test_verification_keeps_its_kv_cache() -> None:
     machine = Machine(1, PROMPT, (), rules(60), options(alpha_fb=0.3, alpha_rb=1.0))
     tokens, _ = play(machine, HandWorker(scripted(4, large)), worker, spy)
 
-    assert sum(fed) <= len(tokens) + 1 + machine.trace.wasted
+    assert sum(fed) <= len(tokens) + 1 + machine.books.trace.wasted
 
 
 def test_slots_are_taken_large_first_and_given_back() -> None:
@@ -208,11 +208,11 @@ BAD_DRAFTS = {
 def test_a_bad_draft_is_refused_and_changes_nothing(changes: dict[str, object]) -> None:
     """An answer that breaks the contract raises RemoteProtocolError; the proper one still works."""
     machine, asked = opened_machine()
-    before = repr(machine), dataclasses.asdict(machine.trace)
+    before = repr(machine), dataclasses.asdict(machine.books.trace)
     with pytest.raises(RemoteProtocolError):
         machine.handle(FromWorker(Role.SMALL, drafted(asked, **changes)))
 
-    assert before == (repr(machine), dataclasses.asdict(machine.trace))
+    assert before == (repr(machine), dataclasses.asdict(machine.books.trace))
     (command,) = machine.handle(FromWorker(Role.SMALL, drafted(asked)))
     assert isinstance(command, ToWorker)
     assert isinstance(command.request, Verify)
@@ -244,11 +244,11 @@ def test_a_bad_check_is_refused_and_changes_nothing(changes: dict[str, object]) 
     (command,) = machine.handle(FromWorker(Role.SMALL, drafted(draft)))
     assert isinstance(command, ToWorker)
     assert isinstance(command.request, Verify)
-    before = repr(machine), dataclasses.asdict(machine.trace)
+    before = repr(machine), dataclasses.asdict(machine.books.trace)
     with pytest.raises(RemoteProtocolError):
         machine.handle(FromWorker(Role.LARGE, verified(command.request, **changes)))
 
-    assert before == (repr(machine), dataclasses.asdict(machine.trace))
+    assert before == (repr(machine), dataclasses.asdict(machine.books.trace))
     emit, *_ = machine.handle(FromWorker(Role.LARGE, verified(command.request)))
     assert isinstance(emit, Emit)
     assert [(5, "small"), (6, "small"), (7, "fallback")] == [
@@ -304,10 +304,10 @@ def test_an_old_epoch_is_dropped_and_counted() -> None:
     length = command.request.at + len(command.request.tokens) - 1
     rollback = verified(command.request, accepted=1, distances=(0.1, 9.0), length=length)
     machine.handle(FromWorker(Role.LARGE, rollback))
-    wasted = machine.trace.wasted
+    wasted = machine.books.trace.wasted
 
     assert [] == machine.handle(FromWorker(Role.SMALL, drafted(draft)))
-    assert wasted + 2 == machine.trace.wasted
+    assert wasted + 2 == machine.books.trace.wasted
 
 
 def test_rules_that_do_not_fit_the_prompt_are_our_own_fault() -> None:

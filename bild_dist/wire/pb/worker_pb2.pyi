@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ToWorker(_message.Message):
-    __slots__ = ("hello", "ping", "fetch", "encode", "open", "draft", "verify", "close", "bye")
+    __slots__ = ("hello", "ping", "fetch", "encode", "open", "draft", "verify", "close", "bye", "steer")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     PING_FIELD_NUMBER: _ClassVar[int]
     FETCH_FIELD_NUMBER: _ClassVar[int]
@@ -17,6 +17,7 @@ class ToWorker(_message.Message):
     VERIFY_FIELD_NUMBER: _ClassVar[int]
     CLOSE_FIELD_NUMBER: _ClassVar[int]
     BYE_FIELD_NUMBER: _ClassVar[int]
+    STEER_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     ping: Ping
     fetch: Fetch
@@ -26,7 +27,8 @@ class ToWorker(_message.Message):
     verify: Verify
     close: Close
     bye: Bye
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., fetch: _Optional[_Union[Fetch, _Mapping]] = ..., encode: _Optional[_Union[Encode, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., draft: _Optional[_Union[Draft, _Mapping]] = ..., verify: _Optional[_Union[Verify, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., bye: _Optional[_Union[Bye, _Mapping]] = ...) -> None: ...
+    steer: Steer
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., fetch: _Optional[_Union[Fetch, _Mapping]] = ..., encode: _Optional[_Union[Encode, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., draft: _Optional[_Union[Draft, _Mapping]] = ..., verify: _Optional[_Union[Verify, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., bye: _Optional[_Union[Bye, _Mapping]] = ..., steer: _Optional[_Union[Steer, _Mapping]] = ...) -> None: ...
 
 class ToOrchestrator(_message.Message):
     __slots__ = ("info", "pong", "chunk", "encoded", "opened", "drafted", "verified", "failed", "bye")
@@ -51,7 +53,7 @@ class ToOrchestrator(_message.Message):
     def __init__(self, info: _Optional[_Union[Info, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., encoded: _Optional[_Union[Encoded, _Mapping]] = ..., opened: _Optional[_Union[Opened, _Mapping]] = ..., drafted: _Optional[_Union[Drafted, _Mapping]] = ..., verified: _Optional[_Union[Verified, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., bye: _Optional[_Union[Bye, _Mapping]] = ...) -> None: ...
 
 class Rules(_message.Message):
-    __slots__ = ("vocabulary", "begin", "limit", "end_ids", "suppress", "begin_suppress", "forced_begin", "forced_end", "repetition_penalty", "no_repeat_ngram", "min_length", "min_new_tokens")
+    __slots__ = ("vocabulary", "begin", "limit", "end_ids", "suppress", "begin_suppress", "forced_begin", "forced_end", "repetition_penalty", "no_repeat_ngram", "min_length", "min_new_tokens", "temperature", "top_k", "top_p", "seed")
     VOCABULARY_FIELD_NUMBER: _ClassVar[int]
     BEGIN_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
@@ -64,6 +66,10 @@ class Rules(_message.Message):
     NO_REPEAT_NGRAM_FIELD_NUMBER: _ClassVar[int]
     MIN_LENGTH_FIELD_NUMBER: _ClassVar[int]
     MIN_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    TOP_P_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
     vocabulary: int
     begin: int
     limit: int
@@ -76,7 +82,11 @@ class Rules(_message.Message):
     no_repeat_ngram: int
     min_length: int
     min_new_tokens: int
-    def __init__(self, vocabulary: _Optional[int] = ..., begin: _Optional[int] = ..., limit: _Optional[int] = ..., end_ids: _Optional[_Iterable[int]] = ..., suppress: _Optional[_Iterable[int]] = ..., begin_suppress: _Optional[_Iterable[int]] = ..., forced_begin: _Optional[int] = ..., forced_end: _Optional[_Iterable[int]] = ..., repetition_penalty: _Optional[float] = ..., no_repeat_ngram: _Optional[int] = ..., min_length: _Optional[int] = ..., min_new_tokens: _Optional[int] = ...) -> None: ...
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
+    def __init__(self, vocabulary: _Optional[int] = ..., begin: _Optional[int] = ..., limit: _Optional[int] = ..., end_ids: _Optional[_Iterable[int]] = ..., suppress: _Optional[_Iterable[int]] = ..., begin_suppress: _Optional[_Iterable[int]] = ..., forced_begin: _Optional[int] = ..., forced_end: _Optional[_Iterable[int]] = ..., repetition_penalty: _Optional[float] = ..., no_repeat_ngram: _Optional[int] = ..., min_length: _Optional[int] = ..., min_new_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol", "client")
@@ -214,8 +224,30 @@ class Opened(_message.Message):
     seq: int
     def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ...) -> None: ...
 
+class Outlook(_message.Message):
+    __slots__ = ("reach", "floor", "ahead", "run", "window", "alpha_fb", "blind", "soft", "exact")
+    REACH_FIELD_NUMBER: _ClassVar[int]
+    FLOOR_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FB_FIELD_NUMBER: _ClassVar[int]
+    BLIND_FIELD_NUMBER: _ClassVar[int]
+    SOFT_FIELD_NUMBER: _ClassVar[int]
+    EXACT_FIELD_NUMBER: _ClassVar[int]
+    reach: float
+    floor: float
+    ahead: float
+    run: int
+    window: int
+    alpha_fb: float
+    blind: float
+    soft: _containers.RepeatedScalarFieldContainer[float]
+    exact: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, reach: _Optional[float] = ..., floor: _Optional[float] = ..., ahead: _Optional[float] = ..., run: _Optional[int] = ..., window: _Optional[int] = ..., alpha_fb: _Optional[float] = ..., blind: _Optional[float] = ..., soft: _Optional[_Iterable[float]] = ..., exact: _Optional[_Iterable[float]] = ...) -> None: ...
+
 class Draft(_message.Message):
-    __slots__ = ("session", "epoch", "seq", "at", "digest", "tokens", "limit", "stop_below", "piece")
+    __slots__ = ("session", "epoch", "seq", "at", "digest", "tokens", "limit", "stop_below", "piece", "outlook")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
@@ -225,6 +257,7 @@ class Draft(_message.Message):
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     STOP_BELOW_FIELD_NUMBER: _ClassVar[int]
     PIECE_FIELD_NUMBER: _ClassVar[int]
+    OUTLOOK_FIELD_NUMBER: _ClassVar[int]
     session: int
     epoch: int
     seq: int
@@ -234,7 +267,8 @@ class Draft(_message.Message):
     limit: int
     stop_below: float
     piece: int
-    def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., at: _Optional[int] = ..., digest: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., limit: _Optional[int] = ..., stop_below: _Optional[float] = ..., piece: _Optional[int] = ...) -> None: ...
+    outlook: Outlook
+    def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., at: _Optional[int] = ..., digest: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., limit: _Optional[int] = ..., stop_below: _Optional[float] = ..., piece: _Optional[int] = ..., outlook: _Optional[_Union[Outlook, _Mapping]] = ...) -> None: ...
 
 class Drafted(_message.Message):
     __slots__ = ("session", "epoch", "seq", "tokens", "confidences", "low", "low_token", "low_confidence", "final", "length", "passes", "queue_ns", "compute_ns")
@@ -311,6 +345,16 @@ class Verified(_message.Message):
     queue_ns: int
     compute_ns: int
     def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., accepted: _Optional[int] = ..., token: _Optional[int] = ..., distances: _Optional[_Iterable[float]] = ..., length: _Optional[int] = ..., passes: _Optional[int] = ..., queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ...) -> None: ...
+
+class Steer(_message.Message):
+    __slots__ = ("session", "epoch", "needed")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    NEEDED_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    epoch: int
+    needed: bool
+    def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., needed: _Optional[bool] = ...) -> None: ...
 
 class Close(_message.Message):
     __slots__ = ("session",)

@@ -1,0 +1,60 @@
+"""What one more drafted token is worth: the arithmetic of an `Outlook`, the same on both sides.
+
+Drafting is a stopping problem. A token that is drafted at position i brings one token of text if
+everything before it stands: with the chance S_i, the product of the chances of the tokens before it.
+(If the token itself falls, the large model's stands in its place.) It costs one pass of the small
+model, which could have made `floor` tokens of text if the cycle had ended at once. S_i never grows
+and the cost of a pass does not fall, so looking one token ahead is optimal: go on while S_i is at
+least `floor`. Where the position is known beforehand to be the large model's, its token comes free
+with the check; drafting it pays only by the positions behind it, hence the factor `blind`.
+"""
+
+from __future__ import annotations
+
+from bild_dist.messages import Outlook
+from bild_dist.policy.rules import next_run, owner
+from bild_dist.types import Source
+
+
+def chance(outlook: Outlook, confidence: float, whose: Source) -> float:
+    """The chance that a token of this confidence stands at a position of this owner."""
+    table = outlook.soft if whose is Source.SMALL else outlook.exact
+    if not table:
+        return 1.0
+    return table[min(int(confidence * len(table)), len(table) - 1)]
+
+
+class Draughtsman:
+    """Follows the tokens of one draft and says when to stop. Owned by the job that drafts."""
+
+    __slots__ = ("_outlook", "_run", "reach")
+
+    def __init__(self, outlook: Outlook) -> None:
+        self._outlook = outlook
+        self._run = outlook.run
+        self.reach = outlook.reach
+        """The chance that all tokens so far stand."""
+
+    def wrote(self, confidence: float) -> None:
+        """Takes up a token that was drafted."""
+        outlook = self._outlook
+        whose = owner(self._run, outlook.window, confidence, outlook.alpha_fb)
+        self._run = next_run(self._run, whose)
+        self.reach *= chance(outlook, confidence, whose)
+
+    @property
+    def worth(self) -> float:
+        """What the next token is worth, in tokens of text."""
+        outlook = self._outlook
+        known = self._run == outlook.window or outlook.alpha_fb > 1
+        return self.reach * outlook.blind if known else self.reach
+
+    @property
+    def needed(self) -> bool:
+        """Whether the next token belongs to the check that is waited for."""
+        return not self.worth < self._outlook.floor
+
+    @property
+    def over(self) -> bool:
+        """Whether the next token is not worth drafting at all."""
+        return self.worth < self._outlook.ahead
