@@ -8,7 +8,7 @@ requests.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from bild_dist.clock import now_ns
@@ -31,13 +31,17 @@ Steps: TypeAlias = Iterator[Reply | None]
 class Meter:
     """Where the time of a request went since its last reply. Owned by the engine thread."""
 
-    since_ns: int = field(default_factory=now_ns)
+    clock: Callable[[], int] = now_ns
+    since_ns: int = 0
     compute_ns: int = 0
     passes: int = 0
 
+    def __post_init__(self) -> None:
+        self.since_ns = self.clock()
+
     def read(self) -> dict[str, int]:
         """`passes`, `compute_ns` and `queue_ns` since the last reading; starts anew."""
-        now = now_ns()
+        now = self.clock()
         queue_ns = max(0, now - self.since_ns - self.compute_ns)
         values = {"passes": self.passes, "compute_ns": self.compute_ns, "queue_ns": queue_ns}
         self.since_ns, self.compute_ns, self.passes = now, 0, 0
@@ -46,9 +50,9 @@ class Meter:
 
 def prefill(model: Model, slot: Slot, command: Open, run: Runner, meter: Meter) -> Steps:
     """Encodes the source and fills the cache with the decoder prompt but for its last id."""
-    started = now_ns()
+    started = meter.clock()
     model.open(slot.index, command.source, command.rules)
-    meter.compute_ns += now_ns() - started
+    meter.compute_ns += meter.clock() - started
     yield None
     for start in range(0, len(command.ids) - 1, PREFILL_CHUNK):
         slot.prefix.extend(command.ids[start : min(start + PREFILL_CHUNK, len(command.ids) - 1)])

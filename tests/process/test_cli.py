@@ -50,7 +50,7 @@ def test_json_has_the_fields_that_are_promised() -> None:
     assert ["id", "text", "tokens", "sources", "finish_reason", "trace"] == list(record)
     assert [
         "small_passes", "large_passes", "drafted", "wasted", "fallbacks", "rollbacks", "windows",
-        "draft_ns", "verify_ns", "queue_ns", "wire_ns", "first_token_ns", "wall_ns",
+        "guessed", "hits", "draft_ns", "verify_ns", "queue_ns", "wire_ns", "first_token_ns", "wall_ns",
     ] == list(record["trace"])  # fmt: skip
     assert len(record["tokens"]) == len(record["sources"])
     assert record["finish_reason"] in ("eos", "length", "stop")
