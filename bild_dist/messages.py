@@ -182,13 +182,14 @@ class Outlook:
     the chances that a token stands where the small or the large model owns the position, by
     confidence. `blind`: the same for a position of the large model before anything is drafted.
     The draft is needed until the next token's worth falls below `floor`; from then on it runs ahead,
-    token by token, behind the needed work of other requests, and ends when it falls below `ahead`.
-    The defaults never stop.
+    token by token, behind the needed work of other requests, for `lead` tokens at most and until
+    the worth falls below `ahead`. The defaults never stop.
     """
 
     reach: float = 1.0
     floor: float = 0.0
     ahead: float = 0.0
+    lead: int = 0
     run: int = 0
     window: int = 0
     alpha_fb: float = 0.0

@@ -133,7 +133,7 @@ class Session:
                 self._inbox.put_nowait(Failed(answer))
             else:
                 wire_ns = self._measure(role, answer)
-                self._inbox.put_nowait(FromWorker(role, answer, wire_ns))
+                self._inbox.put_nowait(FromWorker(role, answer, wire_ns, now_ns()))
 
         return sink
 

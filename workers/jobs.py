@@ -73,7 +73,6 @@ def draft(slot: Slot, command: Draft, run: Runner, meter: Meter) -> Steps:
     confidences: list[float] = []
     written = 0
     hand = Draughtsman(command.outlook)
-    slot.needed = hand.needed
     ahead = not hand.needed
     while True:
         choice = run(Pass(slot.index, at, prefix.ids, rows=1))[0]

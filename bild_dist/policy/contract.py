@@ -28,7 +28,7 @@ def check_drafted(asked: Draft, reply: Drafted, line: Prefix, rules: Rules) -> N
     _require(reply.passes >= 0, "a count of passes")
     reason = ended or low or written == asked.limit
     # Where its outlook may end a draft, the worker's arithmetic is taken on trust.
-    _require(reply.final == reason or (reply.final and asked.outlook.ahead > 0),
+    _require(reply.final == reason or (reply.final and asked.outlook.floor > 0),
              "its end exactly where there is a reason for one")  # fmt: skip
 
 

@@ -17,12 +17,13 @@ from bild_dist.types import FinishReason, Role, Source
 @dataclass(frozen=True, slots=True)
 class FromWorker:
     """A worker's answer. `wire_ns`: what its round trip took beyond the worker's own time; 0 where
-    nothing was asked just before.
+    nothing was asked just before. `at_ns`: when it came, on a clock that never goes back.
     """
 
     role: Role
     reply: Opened | Drafted | Verified
     wire_ns: int = 0
+    at_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

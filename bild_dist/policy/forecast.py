@@ -17,10 +17,13 @@ BUCKETS: Final = 8
 AHEAD: Final = 0.05
 """Tokens less likely to count than this are not drafted ahead: they would only heat the room."""
 
-_PRIOR_WEIGHT: Final = 4.0
-_MEMORY: Final = 200.0
+_PRIOR_WEIGHT: Final = 16.0
+_CLASS_WEIGHT: Final = 24.0
+_MEMORY: Final = 400.0
 """Observations per class of confidence that are remembered; older ones fade."""
-_FADE: Final = 0.95
+_MARGIN: Final = 1.05
+"""What a draft step must promise over its cost: where both are equal nothing is gained by it."""
+_FADE: Final = 0.99
 """Weight of a cycle when the next one comes."""
 
 
@@ -79,20 +82,35 @@ class Costs:
 class Chances:
     """How often tokens stood, by confidence. Owned by a Forecast."""
 
-    def __init__(self, prior: tuple[float, ...]) -> None:
-        self._stood = [_PRIOR_WEIGHT * p for p in prior]
-        self._seen = [_PRIOR_WEIGHT] * BUCKETS
+    def __init__(self, prior: tuple[float, ...], caution: float = 0.0) -> None:
+        # What all classes together say is what each class is held to be, until it has shown
+        # otherwise: a class that a few lucky guesses make look good would be drafted into blindly.
+        self._prior = prior
+        self._caution = caution
+        self._stood = [0.0] * BUCKETS
+        self._seen = [0.0] * BUCKETS
+        self._expected = 0.0
         self.table = prior
 
     def saw(self, confidence: float, stood: bool) -> None:
         i = min(int(confidence * BUCKETS), BUCKETS - 1)
         if self._seen[i] > _MEMORY:
+            self._expected -= 0.5 * self._seen[i] * self._prior[i]
             self._seen[i] *= 0.5
             self._stood[i] *= 0.5
         self._seen[i] += 1
         self._stood[i] += stood
-        rate = self._stood[i] / self._seen[i]
-        self.table = (*self.table[:i], rate, *self.table[i + 1 :])
+        self._expected += self._prior[i]
+        scale = (sum(self._stood) + _PRIOR_WEIGHT) / (self._expected + _PRIOR_WEIGHT)
+        self.table = tuple(
+            self._surely((k + _CLASS_WEIGHT * min(scale * p, 1.0)) / (n + _CLASS_WEIGHT), n)
+            for k, n, p in zip(self._stood, self._seen, self._prior, strict=True)
+        )
+
+    def _surely(self, rate: float, seen: float) -> float:
+        """A rate less so many standard deviations of its estimate as caution asks."""
+        deviation = (rate * (1 - rate) / (seen + _CLASS_WEIGHT)) ** 0.5
+        return float(max(rate - self._caution * deviation, 0.0))
 
 
 class Forecast:
@@ -105,8 +123,8 @@ class Forecast:
         middles = [(i + 0.5) / BUCKETS for i in range(BUCKETS)]
         # A model that knows how sure it may be is right as often as it says; where it owns the
         # position, the large one objects rarely.
-        self._exact = Chances(tuple(0.9 * m for m in middles))
-        self._soft = Chances(tuple(max(0.9 * m, 0.9) for m in middles))
+        self._exact = Chances(tuple(0.8 * m for m in middles), caution=1.5)
+        self._soft = Chances((0.97,) * BUCKETS)
         self.blind = 0.45
         """How often a guess at a position of the large model has hit of late, whatever its
         confidence.
@@ -147,7 +165,7 @@ class Forecast:
         """
         costs = self.costs
         rate = max(self.rate, self.alone) if self._alpha_fb > 1 else self.rate
-        return min(rate * (costs.small_ns + costs.large_token_ns), 0.95)
+        return min(_MARGIN * rate * (costs.small_ns + costs.large_token_ns), 0.95)
 
     @property
     def alone(self) -> float:
@@ -169,11 +187,22 @@ class Forecast:
             best = max(best, tokens / (spent + n * costs.small_ns + costs.large_ns(n + 1)))
         return best > self.alone
 
+    @property
+    def _lead(self) -> int:
+        """How many tokens to draft while a check is under way.
+
+        A step that still runs when the check fails delays the next draft; one that was not begun is
+        missing when it stands. Most checks fail, so the last step should be all but done by then.
+        """
+        costs = self.costs
+        steps = (costs.large_ns(self._fed / self._checks) + costs.large_trip_ns) / costs.small_ns
+        return min(int(steps + 0.3), 64)
+
     def outlook(self, reach: float, run: int, *, overlap: bool) -> Outlook:
         """For a draft whose first token counts with the chance `reach`."""
         floor = self.floor
         return Outlook(
-            reach=reach, floor=floor, ahead=min(AHEAD, floor) if overlap else floor,
+            reach=reach, floor=floor, ahead=min(AHEAD, floor), lead=self._lead if overlap else 0,
             run=run, window=self._window, alpha_fb=self._alpha_fb, blind=self.blind,
             soft=self._soft.table, exact=self._exact.table,
         )  # fmt: skip

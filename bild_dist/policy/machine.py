@@ -156,10 +156,12 @@ class Machine:
         if isinstance(pending, Draft) and isinstance(reply, Drafted):
             check_drafted(pending, reply, self._line.prefix, self._rules)
             self.books.measure(event, pending)
+            self._schedule.heard(role, event.at_ns)
             return self._on_drafted(role, pending, reply)
         if isinstance(pending, Verify) and isinstance(reply, Verified):
             check_verified(pending, reply, self._rules)
             self.books.measure(event, pending)
+            self._schedule.heard(role, event.at_ns)
             return self._on_verified(pending, reply)
         raise RemoteProtocolError(
             f"{type(reply).__name__} is no answer to {type(pending).__name__}"

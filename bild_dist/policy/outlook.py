@@ -27,13 +27,16 @@ def chance(outlook: Outlook, confidence: float, whose: Source) -> float:
 class Draughtsman:
     """Follows the tokens of one draft and says when to stop. Owned by the job that drafts."""
 
-    __slots__ = ("_outlook", "_run", "reach")
+    __slots__ = ("_lead", "_outlook", "_run", "needed", "reach")
 
     def __init__(self, outlook: Outlook) -> None:
         self._outlook = outlook
         self._run = outlook.run
+        self._lead = outlook.lead
         self.reach = outlook.reach
         """The chance that all tokens so far stand."""
+        self.needed = not self.worth < outlook.floor
+        """Whether the next token belongs to the check that is waited for."""
 
     def wrote(self, confidence: float) -> None:
         """Takes up a token that was drafted."""
@@ -41,6 +44,10 @@ class Draughtsman:
         whose = owner(self._run, outlook.window, confidence, outlook.alpha_fb)
         self._run = next_run(self._run, whose)
         self.reach *= chance(outlook, confidence, whose)
+        if not self.needed:
+            self._lead -= 1
+        elif self.worth < outlook.floor:
+            self.needed = False
 
     @property
     def worth(self) -> float:
@@ -50,11 +57,6 @@ class Draughtsman:
         return self.reach * outlook.blind if known else self.reach
 
     @property
-    def needed(self) -> bool:
-        """Whether the next token belongs to the check that is waited for."""
-        return not self.worth < self._outlook.floor
-
-    @property
     def over(self) -> bool:
         """Whether the next token is not worth drafting at all."""
-        return self.worth < self._outlook.ahead
+        return not self.needed and (self._lead <= 0 or self.worth < self._outlook.ahead)

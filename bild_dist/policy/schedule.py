@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, TypeAlias
 from bild_dist.messages import Outlook
 from bild_dist.policy.forecast import AHEAD, Forecast
 from bild_dist.policy.line import Line
-from bild_dist.types import Mode, Options, Schedule
+from bild_dist.types import Mode, Options, Role, Schedule
 
 _BURST: Final = (8, 64)
 """Tokens that the large model writes alone before drafting is tried again: at first, and at most."""
@@ -68,6 +68,9 @@ class Paper:
     def checked(self, tokens: int, fed: int) -> None:
         """A check over `fed` ids brought `tokens` of text."""
 
+    def heard(self, role: Role, at_ns: int) -> None:
+        """A worker's answer came at that time."""
+
 
 class Eager:
     """The schedules `through` and `overlap`: drafting stops where it no longer pays. Owned by its
@@ -80,8 +83,13 @@ class Eager:
         self._exact = options.mode is Mode.EXACT
         self._burst = _BURST[0]
         self._probing = False
+        self._led = False
+        """Whether the small model has drafted ahead of the present check."""
         self._passes = 0
         self._trips = 0
+        self._now_ns = 0
+        self._step_ns = 0
+        """When the draft step that runs was begun, as far as is known."""
 
     def alone(self, line: Line, *, drafting: bool) -> int:
         if not self._exact or drafting or line.guesses or self._probing or self._forecast.pays:
@@ -98,14 +106,17 @@ class Eager:
             return count
         if self._probing:
             return None if drafting or count == 0 else count
-        if self._worth(line) < self._forecast.floor:
+        if self._worth(line) < self._forecast.floor * (self._left if drafting else 1.0):
+            self._led = drafting
             return self._paying(line)
         # Without overlap a draft has ended by its own outlook, of a moment ago.
         return count if count > 0 and not drafting and not self._overlap else None
 
     def wish(self, line: Line, *, checking: bool) -> Ask | None:
-        if line.ended or (checking and not (self._overlap and self._worth(line) >= AHEAD)):
+        if line.ended or (checking and not self._leads(line)):
             return None
+        self._led = checking
+        self._step_ns = self._now_ns
         limit = line.room - self._exact
         if limit == 0:
             return None
@@ -121,9 +132,24 @@ class Eager:
     def checked(self, tokens: int, fed: int) -> None:
         self._forecast.cycle(tokens, self._passes, self._trips, fed)
         self._passes = self._trips = 0
-        self._probing = False
+        self._probing = self._led = False
         if self._forecast.pays:
             self._burst = _BURST[0]
+
+    def heard(self, role: Role, at_ns: int) -> None:
+        self._now_ns = at_ns
+        if role is Role.SMALL:
+            self._step_ns = at_ns
+
+    @property
+    def _left(self) -> float:
+        """How much of the draft step that runs is still to come: waiting for it costs no more."""
+        spent_ns = self._now_ns - self._step_ns
+        return max(1 - spent_ns / self._forecast.costs.small_ns, 0.0)
+
+    def _leads(self, line: Line) -> bool:
+        """Whether to draft ahead of a check: once for each."""
+        return self._overlap and not self._led and self._worth(line) >= AHEAD
 
     def _worth(self, line: Line) -> float:
         """What one more token behind the line is worth, as in `outlook.py`."""

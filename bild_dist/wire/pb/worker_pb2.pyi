@@ -225,10 +225,11 @@ class Opened(_message.Message):
     def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ...) -> None: ...
 
 class Outlook(_message.Message):
-    __slots__ = ("reach", "floor", "ahead", "run", "window", "alpha_fb", "blind", "soft", "exact")
+    __slots__ = ("reach", "floor", "ahead", "lead", "run", "window", "alpha_fb", "blind", "soft", "exact")
     REACH_FIELD_NUMBER: _ClassVar[int]
     FLOOR_FIELD_NUMBER: _ClassVar[int]
     AHEAD_FIELD_NUMBER: _ClassVar[int]
+    LEAD_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     WINDOW_FIELD_NUMBER: _ClassVar[int]
     ALPHA_FB_FIELD_NUMBER: _ClassVar[int]
@@ -238,13 +239,14 @@ class Outlook(_message.Message):
     reach: float
     floor: float
     ahead: float
+    lead: int
     run: int
     window: int
     alpha_fb: float
     blind: float
     soft: _containers.RepeatedScalarFieldContainer[float]
     exact: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, reach: _Optional[float] = ..., floor: _Optional[float] = ..., ahead: _Optional[float] = ..., run: _Optional[int] = ..., window: _Optional[int] = ..., alpha_fb: _Optional[float] = ..., blind: _Optional[float] = ..., soft: _Optional[_Iterable[float]] = ..., exact: _Optional[_Iterable[float]] = ...) -> None: ...
+    def __init__(self, reach: _Optional[float] = ..., floor: _Optional[float] = ..., ahead: _Optional[float] = ..., lead: _Optional[int] = ..., run: _Optional[int] = ..., window: _Optional[int] = ..., alpha_fb: _Optional[float] = ..., blind: _Optional[float] = ..., soft: _Optional[_Iterable[float]] = ..., exact: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Draft(_message.Message):
     __slots__ = ("session", "epoch", "seq", "at", "digest", "tokens", "limit", "stop_below", "piece", "outlook")
