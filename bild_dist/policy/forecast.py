@@ -108,9 +108,11 @@ class Chances:
         )
 
     def _surely(self, rate: float, seen: float) -> float:
-        """A rate less so many standard deviations of its estimate as caution asks."""
+        """A rate less so many standard deviations of its estimate as caution asks; below 0 it is
+        given the benefit of the doubt.
+        """
         deviation = (rate * (1 - rate) / (seen + _CLASS_WEIGHT)) ** 0.5
-        return float(max(rate - self._caution * deviation, 0.0))
+        return float(min(max(rate - self._caution * deviation, 0.0), 1.0))
 
 
 class Forecast:
@@ -124,7 +126,7 @@ class Forecast:
         # A model that knows how sure it may be is right as often as it says; where it owns the
         # position, the large one objects rarely.
         self._exact = Chances(tuple(0.8 * m for m in middles), caution=1.5)
-        self._soft = Chances((0.97,) * BUCKETS)
+        self._soft = Chances((0.97,) * BUCKETS, caution=-1.0)
         self.blind = 0.45
         """How often a guess at a position of the large model has hit of late, whatever its
         confidence.
