@@ -8,8 +8,9 @@ them all, one order after the other.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 from bild_dist.messages import Close, Draft, Drafted, Open, Opened, Reply, Steer, Verified, Verify
@@ -42,9 +43,9 @@ class Board:
         for role in Role:
             model = ScriptedModel(role, script, lambda fed: None)
             model.allocate(1)
-            replies: deque[Reply] = deque()
-            turns = Turns(model, 1, lambda who, reply, out=replies: out.append(reply), lambda: 0)
-            self.sides[role] = Side(turns, back=replies)
+            back: deque[Reply] = deque()
+            turns = Turns(model, 1, partial(_put, back), lambda: 0)
+            self.sides[role] = Side(turns, back=back)
         self._carry_out(machine.start())
 
     def moves(self) -> list[Move]:
@@ -80,6 +81,10 @@ class Board:
                 self.given += command.tokens
             elif isinstance(command, Finish):
                 self.finish = command
+
+
+def _put(back: deque[Reply], connection: Hashable, reply: Reply) -> None:
+    back.append(reply)
 
 
 @dataclass

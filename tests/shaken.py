@@ -13,7 +13,7 @@ from bild_dist.errors import WorkerUnavailable
 from bild_dist.kv.prefix import Prefix
 from bild_dist.policy.forecast import Forecast
 from bild_dist.simulator import END, VOCABULARY, Costs, Outcome, Rates, Script, World, prompt
-from bild_dist.types import Options, Role, Schedule
+from bild_dist.types import Mode, Options, Role, Schedule
 from tests.oracle import Distribution, Predictor, Reference, reference
 
 MS = 1_000_000
@@ -56,9 +56,9 @@ class Trial:
             large_trip_ns=draw.choice((0, MS // 3, 20 * MS)), colocated=draw.random() < 0.2,
         )  # fmt: skip
         self.options = Options(
-            mode=draw.choice(("bild", "bild", "bild", "exact")), window=draw.choice((1, 2, 5, 10)),
+            mode=draw.choice((Mode.BILD, Mode.BILD, Mode.BILD, Mode.EXACT)), window=draw.choice((1, 2, 5, 10)),
             alpha_fb=draw.choice((0.0, 0.3, 0.6, 0.9, 1.0)), alpha_rb=draw.choice((0.0, 2.0, 9.0)),
-            first=draw.choice(("small", "large")), verify_tail=draw.random() < 0.9,
+            first=draw.choice(list(Role)), verify_tail=draw.random() < 0.9,
             max_new_tokens=draw.randint(1, 24),
         )  # fmt: skip
         self.count = draw.choice((1, 1, 2, 4))

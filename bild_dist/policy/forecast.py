@@ -181,6 +181,8 @@ class Forecast:
         Either it has been seen to, or it would with guesses that hit as often as of late.
         """
         costs, best = self.costs, self.rate
+        if self.blind < self.floor:
+            return False
         tokens = reach = 1.0
         spent = costs.small_trip_ns + costs.large_trip_ns
         for n in range(1, self._window + 1):

@@ -18,7 +18,7 @@ from bild_dist.types import Mode, Options, Role, Schedule
 _BURST: Final = (8, 64)
 """Tokens that the large model writes alone before drafting is tried again: at first, and at most."""
 _PROBE: Final = 2
-"""Tokens of such a trial."""
+"""Tokens of such a trial. While all of them stand the next trial follows at once, twice as long."""
 
 
 class Ask(NamedTuple):
@@ -83,6 +83,7 @@ class Eager:
         self._exact = options.mode is Mode.EXACT
         self._burst = _BURST[0]
         self._probing = False
+        self._probe = _PROBE
         self._led = False
         """Whether the small model has drafted ahead of the present check."""
         self._passes = 0
@@ -92,6 +93,8 @@ class Eager:
         """When the draft step that runs was begun, as far as is known."""
 
     def alone(self, line: Line, *, drafting: bool) -> int:
+        if self._forecast.pays:
+            self._probing = False
         if not self._exact or drafting or line.guesses or self._probing or self._forecast.pays:
             return 0
         burst, self._burst = self._burst, min(2 * self._burst, _BURST[1])
@@ -121,7 +124,7 @@ class Eager:
         if limit == 0:
             return None
         if self._probing:
-            return Ask(min(_PROBE, limit), 0.0, 0)
+            return Ask(min(self._probe, limit), 0.0, 0)
         outlook = self._forecast.outlook(line.reach, line.end_run, overlap=self._overlap)
         return Ask(limit, 0.0, 0, outlook)
 
@@ -132,7 +135,9 @@ class Eager:
     def checked(self, tokens: int, fed: int) -> None:
         self._forecast.cycle(tokens, self._passes, self._trips, fed)
         self._passes = self._trips = 0
-        self._probing = self._led = False
+        self._led = False
+        self._probing = self._probing and tokens > self._probe
+        self._probe = 2 * self._probe if self._probing else _PROBE
         if self._forecast.pays:
             self._burst = _BURST[0]
 

@@ -21,9 +21,9 @@ def _board(options: Options, script: Script) -> Board:
     return Board(Machine(1, [1, 2], (), rules, options), script)
 
 
-@pytest.mark.parametrize("mode", ["bild", "exact"])
+@pytest.mark.parametrize("mode", [Mode.BILD, Mode.EXACT])
 @pytest.mark.parametrize("schedule", list(Schedule))
-def test_every_order_of_events_gives_one_text(schedule: Schedule, mode: str) -> None:
+def test_every_order_of_events_gives_one_text(schedule: Schedule, mode: Mode) -> None:
     """For a text of three tokens with guesses right and wrong, whatever comes first."""
     texts = set()
     for seed in (5, 9):
@@ -108,7 +108,7 @@ def test_the_same_simulation_twice_is_the_same() -> None:
     """Virtual time has no noise."""
     costs = Costs(small_ns=5 * MS, large_ns=25 * MS, small_trip_ns=MS // 3, large_trip_ns=MS // 3)
     runs = [
-        simulate(costs, Rates(), Options(schedule="overlap"), requests=8, length=64, concurrency=4)
+        simulate(costs, Rates(), Options(schedule=Schedule.OVERLAP), requests=8, length=64, concurrency=4)
         for _ in range(2)
     ]
     assert runs[0] == runs[1]
