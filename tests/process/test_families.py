@@ -47,6 +47,12 @@ SETTINGS: list[dict[str, Any]] = [
     {"alpha_fb": 0.4, "alpha_rb": 1.0, "window": 4, "verify_tail": False},
     {"alpha_fb": 0.1, "alpha_rb": 9.0, "window": 2},
     {"mode": "exact", "window": 4},
+    {"alpha_fb": 0.5, "alpha_rb": 1.0, "window": 3, "schedule": "through"},
+    {"alpha_fb": 0.5, "alpha_rb": 1.0, "window": 3, "schedule": "overlap"},
+    {"alpha_fb": 0.3, "alpha_rb": 2.0, "window": 10, "schedule": "through"},
+    {"alpha_fb": 0.3, "alpha_rb": 2.0, "window": 10, "schedule": "overlap"},
+    {"mode": "exact", "schedule": "through"},
+    {"mode": "exact", "window": 4, "schedule": "overlap"},
     {"mode": "large"},
     {"mode": "small"},
 ]
@@ -226,7 +232,7 @@ async def check(pair: Pair, decoder: Decoder, prompts: int) -> int:
 async def test_texts_and_sources_are_those_of_the_definition(
     pair: Pair, transport: str, concurrency: int
 ) -> None:
-    """Prompts at 9 settings: equal to the cache-free computation, near-ties excused for 1 token
+    """Prompts at 15 settings, three schedules among them: equal to the cache-free computation, near-ties excused for 1 token
     in 1,000.
     """
     # Over the sockets one at a time adds nothing but the sockets: one prompt will do.
