@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bild_dist.config import Config
     from bild_dist.orchestrator.decoder import Decoder
     from bild_dist.orchestrator.prompt import Prompt
+    from bild_dist.orchestrator.session import Record
     from bild_dist.types import Result
 
 
@@ -84,8 +85,10 @@ def generate(
 
 
 @asynccontextmanager
-async def inproc(config: Config) -> AsyncIterator[Decoder]:
-    """Both workers and the orchestrator in this process, over the in-process transport."""
+async def inproc(config: Config, record: Record | None = None) -> AsyncIterator[Decoder]:
+    """Both workers and the orchestrator in this process, over the in-process transport. `record` is
+    told of every step of every request.
+    """
     from bild_dist.orchestrator.decoder import Decoder
     from bild_dist.types import Role
     from bild_dist.workers.__main__ import load
@@ -98,6 +101,8 @@ async def inproc(config: Config) -> AsyncIterator[Decoder]:
             running = Worker(partial(load, worker), listen, worker.slots)
             await stack.enter_async_context(running)
             addresses[role] = running.address
-        yield await stack.enter_async_context(
-            Decoder(addresses, options=config.generate, concurrency=config.orchestrator.concurrency)
+        concurrency = config.orchestrator.concurrency
+        decoder = Decoder(
+            addresses, options=config.generate, concurrency=concurrency, record=record
         )
+        yield await stack.enter_async_context(decoder)

@@ -17,8 +17,9 @@ from bild_dist.types import Mode, Options, Role, Schedule, nearest
 
 if TYPE_CHECKING:
     from bild_dist.orchestrator.decoder import Decoder
+    from bild_dist.orchestrator.session import Record
 
-InProcess: TypeAlias = Callable[[Config], AbstractAsyncContextManager["Decoder"]]
+InProcess: TypeAlias = Callable[[Config, "Record | None"], AbstractAsyncContextManager["Decoder"]]
 
 PLANNED: Final = frozenset(
     [
@@ -29,12 +30,11 @@ PLANNED: Final = frozenset(
         "--on-small-loss",
         "--pair",
         "--branches",
-        "--timeline",
     ]
 )
 """Names that are settled for later versions; using one says so instead of guessing at a typo."""
 
-_OWN: Final = frozenset(("command", "prompt", "input", "output", "json"))
+_OWN: Final = frozenset(("command", "prompt", "input", "output", "json", "timeline"))
 """What the command line knows and a configuration does not."""
 _COMMANDS: Final = {
     "generate": "write texts with a small and a large model",
@@ -169,6 +169,8 @@ def _generate_options(command: argparse.ArgumentParser) -> None:
         "--output", metavar="FILE.jsonl", help="one result a line (default: standard output)"
     )
     files.add_argument("--json", action="store_true", help="print a JSON object instead of text")
+    files.add_argument("--timeline", metavar="FILE.html",
+                       help="draw who ran when; a trace for Perfetto beside it, FILE.json")  # fmt: skip
     files.add_argument("--concurrency", type=int, metavar="N", help="requests under way at once")
     _pair_options(command)
     text = command.add_argument_group("the text")

@@ -15,6 +15,7 @@ from bild_dist.orchestrator.client import WorkerClient
 from bild_dist.orchestrator.dispatcher import Dispatcher
 from bild_dist.orchestrator.pairing import check_pair
 from bild_dist.orchestrator.prompt import Prompt, prepare
+from bild_dist.orchestrator.session import Record
 from bild_dist.orchestrator.text import Stream, Text
 from bild_dist.policy.events import Emit
 from bild_dist.types import Options, Result, Role, TokenEvent
@@ -72,7 +73,8 @@ class Generation:
 class Decoder:
     """Two workers that write one text, as an async context.
 
-    `addresses` names where the workers listen. Raises on entering:
+    `addresses` names where the workers listen; `record` is told of every step of every request.
+    Raises on entering:
         WorkerUnavailable: nobody answers there.
         ConfigError: the two models do not fit together.
     """
@@ -85,12 +87,14 @@ class Decoder:
         concurrency: int = 1,
         connect_timeout: float = 5.0,
         text: Text | None = None,
+        record: Record | None = None,
     ) -> None:
         self._addresses = addresses
         self._options = options if options is not None else Options()
         self._concurrency = concurrency
         self._timeout = connect_timeout
         self._text = text
+        self._record = record
         self._stack = AsyncExitStack()
         self._dispatcher: Dispatcher
         self.workers: dict[Role, WorkerClient] = {}
@@ -105,7 +109,7 @@ class Decoder:
             check_pair(small.info, large.info)
             concurrency = min(self._concurrency, small.info.slots, large.info.slots)
             self._dispatcher = await self._stack.enter_async_context(
-                Dispatcher(self.workers, concurrency)
+                Dispatcher(self.workers, concurrency, self._record)
             )
             if self._text is None:
                 self._text = await _fetch_text(large)
@@ -118,6 +122,11 @@ class Decoder:
 
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
+
+    @property
+    def text(self) -> Text | None:
+        """The tokenizer of the pair, once the decoder has been entered."""
+        return self._text
 
     def worker_failed(self, role: Role, error: BildError) -> None:
         """Somebody who watches the process knows that it has gone."""

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Self
 from bild_dist.config import Config
 from bild_dist.errors import BildError, ConfigError, InvalidRequest
 from bild_dist.orchestrator.decoder import Decoder
+from bild_dist.orchestrator.drawing import Drawing
 from bild_dist.orchestrator.opening import connected, launched
 from bild_dist.orchestrator.screen import Screen
+from bild_dist.orchestrator.session import Record
 from bild_dist.types import Role
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class Job:
     input: str | None
     output: str | None
     json: bool
+    timeline: str | None = None
 
     @classmethod
     def from_arguments(cls, arguments: argparse.Namespace) -> Self:
@@ -42,7 +45,7 @@ class Job:
             prompt = sys.stdin.read().rstrip("\n")
         if prompt is None and source is None:
             raise ConfigError('nothing to do: bild generate "some text", or --input FILE.jsonl')
-        return cls(prompt, source, arguments.output, arguments.json)
+        return cls(prompt, source, arguments.output, arguments.json, arguments.timeline)
 
 
 def main(job: Job, config: Config, addresses: Mapping[Role, str], inproc: InProcess) -> int:
@@ -52,8 +55,11 @@ def main(job: Job, config: Config, addresses: Mapping[Role, str], inproc: InProc
         ConfigError: models, workers or files cannot be used.
         InvalidRequest: the one prompt cannot be decoded.
     """
+    drawing = None
+    if job.timeline is not None:
+        drawing = Drawing(job.timeline, (job.input, job.output))
     lines = _read(job.input) if job.input is not None else None
-    return asyncio.run(_main(job, lines, config, addresses, inproc))
+    return asyncio.run(_main(job, lines, config, addresses, inproc, drawing))
 
 
 async def _main(
@@ -62,37 +68,53 @@ async def _main(
     config: Config,
     addresses: Mapping[Role, str],
     inproc: InProcess,
+    drawing: Drawing | None,
 ) -> int:
     screen = Screen()
-    async with _opened(config, addresses, inproc, screen) as decoder:
-        if lines is not None:
-            return await _file(job, lines, decoder, config.orchestrator.concurrency, screen)
-        prompt = job.prompt if job.prompt is not None else ""
-        if job.json or job.output is not None:
-            return await _object(job, prompt, decoder)
-        generation = decoder.stream(prompt)
+    record = drawing.recording if drawing is not None else None
+    async with _opened(config, addresses, inproc, screen, record) as decoder:
         try:
-            async for event in generation:
-                screen.token(event)
-            screen.summary(await generation.result())
+            if lines is not None:
+                return await _file(job, lines, decoder, config.orchestrator.concurrency, screen)
+            prompt = job.prompt if job.prompt is not None else ""
+            if job.json or job.output is not None:
+                return await _object(job, prompt, decoder)
+            return await _streamed(prompt, decoder, screen)
         finally:
-            screen.end()
-            await generation.aclose()
-        return 0
+            # What went wrong, or took too long, is what people want to look at.
+            if drawing is not None:
+                drawing.write(decoder.text)
+                screen.note(f"timeline: {job.timeline}")
+
+
+async def _streamed(prompt: str, decoder: Decoder, screen: Screen) -> int:
+    generation = decoder.stream(prompt)
+    try:
+        async for event in generation:
+            screen.token(event)
+        screen.summary(await generation.result())
+    finally:
+        screen.end()
+        await generation.aclose()
+    return 0
 
 
 @asynccontextmanager
 async def _opened(
-    config: Config, addresses: Mapping[Role, str], inproc: InProcess, screen: Screen
+    config: Config,
+    addresses: Mapping[Role, str],
+    inproc: InProcess,
+    screen: Screen,
+    record: Record | None,
 ) -> AsyncIterator[Decoder]:
     """A decoder, with a sign of life while it starts."""
     opening: AbstractAsyncContextManager[Decoder]
     if addresses:
-        opening = connected(config, addresses)
+        opening = connected(config, addresses, record)
     elif config.orchestrator.transport == "inproc":
-        opening = inproc(config)
+        opening = inproc(config, record)
     else:
-        opening = launched(config, screen.note)
+        opening = launched(config, screen.note, record)
     with screen.waiting("starting the workers"):
         decoder = await opening.__aenter__()
     try:

@@ -11,26 +11,32 @@ from contextlib import asynccontextmanager
 from bild_dist.config import Config
 from bild_dist.errors import BildError
 from bild_dist.orchestrator.decoder import Decoder
+from bild_dist.orchestrator.session import Record
 from bild_dist.orchestrator.supervisor import Child, Supervisor
 from bild_dist.types import Role
 
 
 @asynccontextmanager
-async def connected(config: Config, addresses: Mapping[Role, str]) -> AsyncIterator[Decoder]:
-    """A decoder over workers that run already."""
+async def connected(
+    config: Config, addresses: Mapping[Role, str], record: Record | None = None
+) -> AsyncIterator[Decoder]:
+    """A decoder over workers that run already. `record` is told of every step of every request."""
+    concurrency = config.orchestrator.concurrency
     async with Decoder(
-        addresses, options=config.generate, concurrency=config.orchestrator.concurrency
+        addresses, options=config.generate, concurrency=concurrency, record=record
     ) as decoder:
         yield decoder
 
 
 @asynccontextmanager
 async def launched(
-    config: Config, say: Callable[[str], None] = lambda line: None
+    config: Config,
+    say: Callable[[str], None] = lambda line: None,
+    record: Record | None = None,
 ) -> AsyncIterator[Decoder]:
     """A decoder over two worker processes of its own, which end with it.
 
-    `say` gets a line when each worker is ready.
+    `say` gets a line when each worker is ready; `record` is told of every step of every request.
 
     Raises:
         ConfigError, WorkerFault: a worker cannot start; the message is its own.
@@ -44,8 +50,9 @@ async def launched(
     async with Supervisor(on_exit) as supervisor:
         children = await start_pair(supervisor, config, say)
         addresses = {child.role: child.address for child in children}
+        concurrency = config.orchestrator.concurrency
         async with Decoder(
-            addresses, options=config.generate, concurrency=config.orchestrator.concurrency
+            addresses, options=config.generate, concurrency=concurrency, record=record
         ) as decoder:
             decoders.append(decoder)
             yield decoder
