@@ -13,7 +13,8 @@ import time
 from typing import Any
 
 from benchmarks.record import write
-from bild_dist.simulator import Costs, Rates, simulate
+from bild_dist.model.scripted import Rates
+from bild_dist.simulator import Costs, simulate
 from bild_dist.types import Mode, Options, Schedule
 from tests.shaken import MS, Trial
 

@@ -205,6 +205,7 @@ class Draft:
     Stops before a position whose top probability is below `stop_below`, at an end token, at
     `limit`, when one more token is not worth its time (`outlook`), and when a command of a newer
     epoch arrives. With `piece` > 0 every so many tokens are reported at once.
+    `others`: how many further candidates to name at each position of the large model.
     """
 
     session: int
@@ -217,6 +218,7 @@ class Draft:
     stop_below: float
     piece: int
     outlook: Outlook = Outlook()
+    others: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,7 +227,8 @@ class Drafted:
 
     `low`: the draft stopped because the next position's top probability `low_confidence` is below
     `stop_below`; `low_token` is the model's own draw there (a guess, not part of `tokens`).
-    `length` is how many ids the KV cache now covers.
+    `others`: for each of the tokens with a top probability below the outlook's `alpha_fb`, as many
+    next best tokens as were asked for. `length` is how many ids the KV cache now covers.
     """
 
     session: int
@@ -241,6 +244,7 @@ class Drafted:
     passes: int
     queue_ns: int
     compute_ns: int
+    others: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

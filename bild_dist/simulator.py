@@ -15,22 +15,21 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from math import exp
-from typing import Final
 
 from bild_dist.errors import BildError, InvalidRequest, revive
-from bild_dist.kv.prefix import Prefix
 from bild_dist.messages import (
-    PROTOCOL,
+    Draft,
     Drafted,
-    Encoded,
     Failed,
-    Info,
+    Open,
     Opened,
     Reply,
     Rules,
     Verified,
+    Verify,
 )
-from bild_dist.model.base import Choice, Pass
+from bild_dist.model.scripted import END, VOCABULARY, Script, ScriptedModel
+from bild_dist.model.scripted import Rates as Rates
 from bild_dist.policy import events
 from bild_dist.policy.forecast import Costs as Measured
 from bild_dist.policy.forecast import Forecast
@@ -38,10 +37,6 @@ from bild_dist.policy.line import Stops
 from bild_dist.policy.machine import Machine
 from bild_dist.types import Options, Role, Source, Trace
 from bild_dist.workers.turns import Command, Turns
-
-END: Final = 0
-VOCABULARY: Final = 24
-_MASK: Final = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,23 +54,6 @@ class Costs:
     small_trip_ns: int = 0
     large_trip_ns: int = 0
     colocated: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rates:
-    """How the scripted models agree; meanings as in `model/toy.py`.
-
-    `f`: share of positions where the small model is unsure (confidence 0.15 to 0.55, elsewhere 0.65
-    to 1). `q`: share of those where it guesses right. `rho`, `mild`: share of the others where the
-    large model objects (6 to 14 nats) or would write something else (0.8 to 1.8). `end`: share of
-    positions where the text ends.
-    """
-
-    f: float = 0.2
-    q: float = 0.45
-    rho: float = 0.03
-    mild: float = 0.05
-    end: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +96,7 @@ def simulate(
     seed: int = 0,
 ) -> Report:
     """Decodes `requests` texts of at most `length` tokens, `concurrency` at a time."""
-    world = World(costs, rates, seed=seed, slots=concurrency)
+    world = World(costs, rates, seed=seed, slots=concurrency * options.branches)
     waiting = list(range(requests))
     options = dataclasses.replace(options, max_new_tokens=length)
     forecast = Forecast(world.measured, options)
@@ -174,6 +152,7 @@ class World:
         self._record = record
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._count = 0
+        self._numbers = 0
         small = _Worker(self, Role.SMALL, self.script, slots,
                         costs.small_ns, costs.small_token_ns, costs.small_trip_ns)  # fmt: skip
         large = _Worker(self, Role.LARGE, self.script, slots,
@@ -196,13 +175,15 @@ class World:
         begin = len(ids)
         rules = Rules(vocabulary=VOCABULARY, begin=begin, limit=begin + options.max_new_tokens,
                       end_ids=(END,))  # fmt: skip
-        number = len(self.outcomes) + 1
+        number = self._numbers + 1
+        self._numbers += options.branches
         machine = Machine(number, ids, (), rules, options, stops, forecast)
         outcome = Outcome(machine, started_ns=self.now_ns)
         self.outcomes.append(outcome)
         request = _Request(self, number, outcome, done)
         for role, worker in self._workers.items():
-            worker.sinks[number] = request.sink(role)
+            for session in machine.sessions:
+                worker.sinks[session] = request.sink(role)
         self.after(0, request.start)
         if cancel_ns is not None:
             error = InvalidRequest("cancelled")
@@ -256,7 +237,7 @@ class _Request:
         self._number = number
         self._outcome = outcome
         self._done = done
-        self._sent_ns: dict[tuple[Role, int], int] = {}
+        self._sent_ns: dict[tuple[Role, int, int], int] = {}
 
     def start(self) -> None:
         self._carry_out(self._outcome.machine.start())
@@ -280,7 +261,7 @@ class _Request:
             self._carry_out(self._outcome.machine.handle(event))
 
     def _wire_ns(self, role: Role, reply: Opened | Drafted | Verified) -> int:
-        sent_ns = self._sent_ns.pop((role, reply.seq), None)
+        sent_ns = self._sent_ns.pop((role, reply.session, reply.seq), None)
         if sent_ns is None or isinstance(reply, Opened):
             return 0
         return max(0, self._world.now_ns - sent_ns - reply.queue_ns - reply.compute_ns)
@@ -291,8 +272,9 @@ class _Request:
             world.note(self._number, command)
             if isinstance(command, events.ToWorker):
                 request = command.request
-                if hasattr(request, "seq"):
-                    self._sent_ns[command.role, request.seq] = world.now_ns
+                if isinstance(request, Open | Draft | Verify):
+                    key = command.role, request.session, request.seq
+                    self._sent_ns[key] = world.now_ns
                 world.send(command.role, request)
             elif isinstance(command, events.Emit):
                 outcome.first_ns = outcome.first_ns or world.now_ns
@@ -391,110 +373,3 @@ class _Worker:
     def _spend(self, fed: int) -> None:
         base_ns, token_ns = self._cost
         self._clock_ns += self._world.shaken(base_ns + fed * token_ns)
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """What the scripted models say of one position: draws, the small one's confidence, and the
-    distance of its draw from the large one.
-    """
-
-    small: int
-    confidence: float
-    large: int
-    distance: float
-
-
-class Script:
-    """The twins' text as a function of the fingerprint of all ids before. Owned by its world."""
-
-    def __init__(self, rates: Rates, seed: int) -> None:
-        self._rates = rates
-        self._seed = _mix(seed + 1)
-        self._known: dict[int, Position] = {}
-
-    def at(self, digest: int) -> Position:
-        position = self._known.get(digest)
-        if position is None:
-            if len(self._known) > 100_000:
-                self._known.clear()
-            position = self._known[digest] = self._make(digest)
-        return position
-
-    def _make(self, digest: int) -> Position:
-        rates = self._rates
-        first = _mix(digest ^ self._seed)
-        second = _mix(first)
-        low, value = (first & 0xFFFFFF) / (1 << 24) < rates.f, (first >> 24 & 0xFFFF) / 65536
-        agree, apart = (second & 0xFFFFFF) / (1 << 24), (second >> 24 & 0xFFFF) / 65536
-        large = 1 + (first >> 40 & 0xFFFF) % (VOCABULARY - 1)
-        if rates.end > 0 and (second >> 40 & 0xFFFF) / 65536 < rates.end:
-            large = END
-        other = 1 + (large + (first >> 56) % (VOCABULARY - 2)) % (VOCABULARY - 1)
-        confidence = 0.15 + 0.4 * value if low else 0.65 + 0.35 * value
-        if low:
-            if agree >= rates.q:
-                return Position(other, confidence, large, 1 + 9 * apart)
-        elif agree < rates.rho:
-            return Position(other, confidence, large, 6 + 8 * apart)
-        elif agree < rates.rho + rates.mild:
-            return Position(other, confidence, large, 0.8 + apart)
-        return Position(large, confidence, large, 0.1)
-
-
-class ScriptedModel:
-    """One of the twins behind `model/base.Model`. Owned by its worker.
-
-    It answers from what its passes wrote into the slot, so that a wrong length gives wrong tokens.
-    """
-
-    def __init__(self, role: Role, script: Script, spend: Callable[[int], None]) -> None:
-        self._small = role is Role.SMALL
-        self._script = script
-        self._spend = spend
-        self._slots: list[Prefix] = []
-        self.info = Info(
-            protocol=PROTOCOL, model=f"scripted:{role}", architecture="scripted", kind="decoder",
-            generation="", pid=0, device="virtual", dtype="", threads=1, slots=0,
-            max_length=1 << 20, max_source=0, tokenizer="", tokenizer_size=0, encodes=False,
-            decoder_prompt=(), rules=Rules(vocabulary=VOCABULARY, begin=0, limit=0, end_ids=(END,)),
-        )  # fmt: skip
-
-    def files(self) -> dict[str, bytes]:
-        return {}
-
-    def encode(self, seq: int, text: str, src_lang: str, tgt_lang: str) -> Encoded:
-        raise InvalidRequest("scripted models have no tokenizer: give ids")
-
-    def allocate(self, slots: int) -> None:
-        self._slots = [Prefix() for _ in range(slots)]
-
-    def open(self, slot: int, source: Sequence[int], rules: Rules) -> None:
-        self._slots[slot] = Prefix()
-
-    def forward(self, work: Pass) -> list[Choice]:
-        kv, fed = self._slots[work.slot], len(work.ids) - work.at
-        kv.cut(work.at)
-        kv.extend(work.ids[work.at :])
-        self._spend(fed)
-        first = len(kv) - work.rows + 1
-        choices = []
-        for row in range(work.rows):
-            position = self._script.at(kv.digest(first + row))
-            if self._small:
-                choices.append(Choice(position.small, position.confidence, 0.0))
-            else:
-                judged = work.judge[row] if row < len(work.judge) else position.large
-                far = position.distance if judged == position.small else 12.0
-                choices.append(
-                    Choice(position.large, 0.5, 0.1 if judged == position.large else far)
-                )
-        return choices
-
-
-def _mix(value: int) -> int:
-    """A 64-bit finaliser: every bit of the result depends on every bit of the value."""
-    value = (value + 0x9E3779B97F4A7C15) & _MASK
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
-    return value ^ (value >> 31)

@@ -87,6 +87,10 @@ class Options:
     schedule: Schedule = Schedule.PAPER
     first: Role = Role.SMALL
     """Who may write the first token. `large` reproduces the authors' program."""
+    branches: int = 1
+    """Guesses that the small model follows at a hand-over while the large one checks (schedule
+    `overlap`); each beyond the first takes a slot of its own. Does not touch the text.
+    """
     max_new_tokens: int = 128
     stop: tuple[str, ...] = ()
     deadline: float | None = None
@@ -115,6 +119,8 @@ class Options:
                  "a number of nats of at least 0")  # fmt: skip
         _require(_whole(self.window) and self.window >= 1, "window", self.window,
                  "a whole number of at least 1 (for the large model alone use mode 'large')")  # fmt: skip
+        _require(_whole(self.branches) and 1 <= self.branches <= 8, "branches", self.branches,
+                 "a whole number from 1 to 8")  # fmt: skip
         _require(_whole(self.max_new_tokens) and self.max_new_tokens >= 1, "max_new_tokens",
                  self.max_new_tokens, "a whole number of at least 1")  # fmt: skip
         _require(

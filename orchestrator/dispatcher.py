@@ -103,8 +103,8 @@ class Dispatcher:
         deadline = None
         if options.deadline is not None:
             deadline = asyncio.get_running_loop().time() + options.deadline - spent_s
-        self._sessions += 1
-        number = self._sessions
+        number = self._sessions + 1
+        self._sessions += options.branches
         forecast = self._forecast(options)
         machine = Machine(number, work.ids, work.source, work.rules, options, stops, forecast)
         session = Session(number, machine, self._workers, give, started_ns, self._record)

@@ -47,7 +47,7 @@ class Session:
         self._give = give
         self._inbox: asyncio.Queue[Event] = asyncio.Queue()
         self._record = record
-        self._sent_ns: dict[tuple[Role, int], int] = {}
+        self._sent_ns: dict[tuple[Role, int, int], int] = {}
         self._times = Trace()
         self._started_ns = started_ns
 
@@ -57,7 +57,8 @@ class Session:
         Cancelling it closes the request on both workers and gives nothing more.
         """
         for role, worker in self._workers.items():
-            worker.attach(self._number, self._sink(role))
+            for number in self._machine.sessions:
+                worker.attach(number, self._sink(role))
         try:
             async with asyncio.timeout_at(deadline):
                 finish = self._carry_out(self._machine.start())
@@ -74,7 +75,8 @@ class Session:
             raise
         finally:
             for worker in self._workers.values():
-                worker.detach(self._number)
+                for number in self._machine.sessions:
+                    worker.detach(number)
 
     def trace(self) -> Trace:
         """Counts of the machine with the times measured here."""
@@ -121,7 +123,7 @@ class Session:
             with contextlib.suppress(WorkerUnavailable):
                 worker.post(command.request)
             return
-        self._sent_ns[command.role, command.request.seq] = now_ns()
+        self._sent_ns[command.role, command.request.session, command.request.seq] = now_ns()
         try:
             worker.post(command.request)
         except WorkerUnavailable as error:
@@ -151,7 +153,7 @@ class Session:
         else:
             times.verify_ns += answer.compute_ns
         times.queue_ns += answer.queue_ns
-        sent_ns = self._sent_ns.pop((role, answer.seq), None)
+        sent_ns = self._sent_ns.pop((role, answer.session, answer.seq), None)
         if sent_ns is None:  # later pieces of a draft come unasked: they have no round trip
             return 0
         wire_ns = max(0, now_ns() - sent_ns - answer.queue_ns - answer.compute_ns)

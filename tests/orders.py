@@ -14,9 +14,9 @@ from functools import partial
 from typing import TypeAlias
 
 from bild_dist.messages import Close, Draft, Drafted, Open, Opened, Reply, Steer, Verified, Verify
+from bild_dist.model.scripted import Script, ScriptedModel
 from bild_dist.policy.events import Emit, Finish, FromWorker, Token, ToWorker
 from bild_dist.policy.machine import Machine
-from bild_dist.simulator import Script, ScriptedModel
 from bild_dist.types import Role
 from bild_dist.workers.turns import Turns
 

@@ -11,8 +11,9 @@ from math import log
 
 from bild_dist.errors import WorkerUnavailable
 from bild_dist.kv.prefix import Prefix
+from bild_dist.model.scripted import END, VOCABULARY, Rates, Script
 from bild_dist.policy.forecast import Forecast
-from bild_dist.simulator import END, VOCABULARY, Costs, Outcome, Rates, Script, World, prompt
+from bild_dist.simulator import Costs, Outcome, World, prompt
 from bild_dist.types import Mode, Options, Role, Schedule
 from tests.oracle import Distribution, Predictor, Reference, reference
 
@@ -59,7 +60,7 @@ class Trial:
             mode=draw.choice((Mode.BILD, Mode.BILD, Mode.BILD, Mode.EXACT)), window=draw.choice((1, 2, 5, 10)),
             alpha_fb=draw.choice((0.0, 0.3, 0.6, 0.9, 1.0)), alpha_rb=draw.choice((0.0, 2.0, 9.0)),
             first=draw.choice(list(Role)), verify_tail=draw.random() < 0.9,
-            max_new_tokens=draw.randint(1, 24),
+            max_new_tokens=draw.randint(1, 24), branches=draw.choice((1, 1, 2, 3)),
         )  # fmt: skip
         self.count = draw.choice((1, 1, 2, 4))
         self.slots = draw.randint(1, self.count)

@@ -71,11 +71,12 @@ def draft(slot: Slot, command: Draft, run: Runner, meter: Meter) -> Steps:
     prefix.extend(command.tokens)
     tokens: list[int] = []
     confidences: list[float] = []
+    others: list[int] = []
     written = 0
     hand = Draughtsman(command.outlook)
     ahead = not hand.needed
     while True:
-        choice = run(Pass(slot.index, at, prefix.ids, rows=1))[0]
+        choice = run(Pass(slot.index, at, prefix.ids, rows=1, others=command.others))[0]
         at = len(prefix)
         low = choice.confidence < command.stop_below
         if not low:
@@ -83,6 +84,8 @@ def draft(slot: Slot, command: Draft, run: Runner, meter: Meter) -> Steps:
             tokens.append(choice.token)
             confidences.append(choice.confidence)
             hand.wrote(choice.confidence)
+            if choice.confidence < command.outlook.alpha_fb:
+                others += choice.others[: command.others]
         final = low or written == command.limit or choice.token in rules.end_ids or hand.over
         if not (ahead or hand.needed):
             slot.needed, ahead = False, True
@@ -92,9 +95,9 @@ def draft(slot: Slot, command: Draft, run: Runner, meter: Meter) -> Steps:
                 tokens=tuple(tokens), confidences=tuple(confidences),
                 low=low, low_token=choice.token if low else -1,
                 low_confidence=choice.confidence if low else 0.0,
-                final=final, length=at, **meter.read(),
+                final=final, length=at, others=tuple(others), **meter.read(),
             )  # fmt: skip
-            tokens, confidences = [], []
+            tokens, confidences, others = [], [], []
         else:
             yield None
         if final:

@@ -19,7 +19,7 @@ class Pass:
 
     `rows`: how many of the last fed tokens' next-token distributions are wanted; 0 only fills the
     cache. `judge`: tokens whose distance is wanted, one for each of the first `len(judge)` wanted
-    rows.
+    rows. `others`: how many tokens to name behind the draw.
     """
 
     slot: int
@@ -27,6 +27,7 @@ class Pass:
     ids: Sequence[int]
     rows: int
     judge: tuple[int, ...] = ()
+    others: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class Choice:
     token: int
     confidence: float
     distance: float
+    others: tuple[int, ...] = ()
+    """The next best draws, best first, as many as were asked for."""
 
 
 class Model(Protocol):

@@ -69,6 +69,12 @@ class Books:
             # Without a bonus the last token is not fed.
             costs.checked(len(asked.tokens) - (not asked.bonus), reply.compute_ns, event.wire_ns)
 
+    def drafted_aside(self, reply: Drafted, *, wasted: bool) -> None:
+        """A spare slot has drafted."""
+        self.trace.drafted += len(reply.tokens)
+        self.trace.wasted += len(reply.tokens) * wasted
+        self._count(Role.SMALL, reply.passes)
+
     def drop(self, role: Role, reply: Opened | Drafted | Verified) -> None:
         """An answer to a command that was taken back: its work is counted and thrown away."""
         if isinstance(reply, Drafted):

@@ -23,6 +23,8 @@ def check_drafted(asked: Draft, reply: Drafted, line: Prefix, rules: Rules) -> N
     _require(written <= asked.limit, "no more tokens than asked for")
     _require(all(0 <= t < rules.vocabulary for t in reply.tokens), "tokens of the vocabulary")
     _require(all(isfinite(c) for c in reply.confidences), "finite confidences")
+    unsure = sum(c < asked.outlook.alpha_fb for c in reply.confidences)
+    _require(len(reply.others) == asked.others * unsure, "the other candidates that were asked for")
     _require(not any(t in rules.end_ids for t in reply.tokens[:-1]), "nothing behind an end token")
     _require(asked.at <= reply.length <= fed + written, "a length that its tokens explain")
     _require(reply.passes >= 0, "a count of passes")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import inf
 from typing import NamedTuple, Protocol
 
@@ -44,6 +45,8 @@ class Guess:
     confidence: float
     owner: Source
     chance: float
+    others: tuple[int, ...] = ()
+    """Next best tokens here, where they were asked for."""
 
 
 class Handover(NamedTuple):
@@ -122,15 +125,26 @@ class Line:
         """Whether the position behind the line is the first of the text and the large model's."""
         return len(self.prefix) == self._rules.begin and self._first is Role.LARGE
 
-    def draft(self, tokens: Sequence[int], confidences: Sequence[float], outlook: Outlook) -> None:
-        """Appends what the small model wrote."""
+    def draft(
+        self,
+        tokens: Sequence[int],
+        confidences: Sequence[float],
+        outlook: Outlook,
+        others: Sequence[int] = (),
+    ) -> None:
+        """Appends what the small model wrote. `others`: next best tokens, as many for each position
+        where it was unsure.
+        """
         run = self.end_run
+        each = len(others) // max(sum(c < outlook.alpha_fb for c in confidences), 1)
+        rest = iter(others)
         for token, confidence in zip(tokens, confidences, strict=True):
             whose = owner(run, self._window, confidence, self._alpha_fb)
             if self.starts_large:
                 whose = Source.FALLBACK
             stands = chance(outlook, confidence, whose)
-            self.guesses.append(Guess(token, confidence, whose, stands))
+            named = tuple(islice(rest, each)) if confidence < outlook.alpha_fb else ()
+            self.guesses.append(Guess(token, confidence, whose, stands, named))
             self.prefix.extend((token,))
             run = next_run(run, whose)
 

@@ -57,6 +57,7 @@ from bild_dist.policy.events import (
 from bild_dist.policy.forecast import Costs, Forecast
 from bild_dist.policy.line import Line, Stops
 from bild_dist.policy.schedule import Ask, schedule_of
+from bild_dist.policy.spare import Spares
 from bild_dist.types import FinishReason, Mode, Options, Role, Source
 
 
@@ -87,14 +88,9 @@ class Machine:
         self._rules = rules
         self._options = options
         self._stops = stops
-        self._roles = {
-            Mode.LARGE: (Role.LARGE,),
-            Mode.SMALL: (Role.SMALL,),
-            # Every request takes its slots in this order, so two of them never hold one each for
-            # ever.
-            Mode.BILD: (Role.LARGE, Role.SMALL),
-            Mode.EXACT: (Role.LARGE, Role.SMALL),
-        }[options.mode]
+        # Every request takes its slots in this order, so two of them never hold one each for ever.
+        both = (Role.LARGE, Role.SMALL)
+        self._roles = {Mode.LARGE: both[:1], Mode.SMALL: both[1:]}.get(options.mode, both)
         self._line = Line(ids, rules, options)
         forecast = forecast if forecast is not None else Forecast(Costs(), options)
         self._schedule = schedule_of(options, forecast)
@@ -110,6 +106,8 @@ class Machine:
         self._stale = False
         """Whether the small worker runs a draft that was taken back."""
         self._opened: list[Role] = []
+        spares = options.branches - 1 if len(self._roles) == 2 and self._schedule.aside() else 0
+        self._spares = Spares(spares, session, rules, self.books)
         self._done = False
 
     def __repr__(self) -> str:
@@ -118,6 +116,11 @@ class Machine:
             f"guesses={len(self._line.guesses)} pending={[r.value for r in self._pending]} "
             f"done={self._done}>"
         )
+
+    @property
+    def sessions(self) -> list[int]:
+        """Numbers that answers to this request may carry: its own, and those of its spare slots."""
+        return [self._session, *self._spares.sessions]
 
     @property
     def done(self) -> bool:
@@ -141,6 +144,9 @@ class Machine:
         if isinstance(event, Failed | Cancelled):
             return self._finish(None, event.error)
         role, reply = event.role, event.reply
+        if reply.session != self._session:
+            self._spares.take(reply)
+            return []
         if reply.epoch < self._epoch:
             self.books.drop(role, reply)
             return []
@@ -173,7 +179,7 @@ class Machine:
         del self._pending[role]
         if len(self._opened) < len(self._roles):
             return [self._open(self._roles[len(self._opened)])]
-        return self._work()
+        return [*self._work(), *self._spares.open(self._line.prefix.ids, self._source)]
 
     def _on_drafted(self, role: Role, asked: Draft, reply: Drafted) -> list[Command]:
         self._held[role] = reply.length
@@ -185,7 +191,7 @@ class Machine:
             # The first report of a draft that goes on: the worker takes it as needed no longer.
             self._ahead, self._needed = True, False
         self.books.trace.drafted += len(reply.tokens)
-        self._line.draft(reply.tokens, reply.confidences, asked.outlook)
+        self._line.draft(reply.tokens, reply.confidences, asked.outlook, reply.others)
         if Role.LARGE not in self._pending:
             self._schedule.drafted(reply.passes, asked=reply.final)
         if reply.low:
@@ -221,7 +227,9 @@ class Machine:
         if reason is not None:
             return [self.books.emit(), *self._finish(reason, None)]
         self._schedule.checked(len(self.books.tokens) - before, len(asked.tokens))
-        return [self.books.emit(), *self._work()]
+        # The last committed token may stand where a spare slot holds another one.
+        spares = self._spares.drop(line.sure - 1)
+        return [self.books.emit(), *spares, *self._work()]
 
     def _take_bonus(self, token: int) -> FinishReason | None:
         """The large model's own token behind all that was checked: its position was known to be its
@@ -258,9 +266,13 @@ class Machine:
             self._epoch += 1
             self._stale = self._pending.pop(Role.SMALL, None) is not None
         self.books.trace.wasted += len(line.guesses)
-        self._held[Role.SMALL] = min(self._held[Role.SMALL], line.sure)
+        root = line.sure
+        self._held[Role.SMALL] = min(self._held[Role.SMALL], root)
         line.write(token, source)
-        return self.books.commit(token, source, confidence, distance)
+        reason = self.books.commit(token, source, confidence, distance)
+        if reason is None:
+            self._spares.adopt(line, root, token, self._schedule.aside())
+        return reason
 
     def _write_alone(self, reply: Drafted) -> list[Command]:
         """What a model writes that nobody checks is text at once: modes `large` and `small`, and
@@ -303,6 +315,7 @@ class Machine:
             count = schedule.due(line, drafting=drafting)
             if count is not None:
                 out.append(self._verify(count))
+                out += self._spares.follow(line, count, schedule.aside())
         checking = Role.LARGE in self._pending
         if not drafting:
             ask = schedule.wish(line, checking=checking)
@@ -344,6 +357,7 @@ class Machine:
                 session=self._session, epoch=self._epoch, seq=self._next_seq(role),
                 at=at, digest=prefix.digest(at), tokens=tuple(prefix.ids[at:]),
                 limit=ask.limit, stop_below=ask.stop_below, piece=ask.piece, outlook=ask.outlook,
+                others=ask.others,
             ),
         )  # fmt: skip
 
@@ -378,4 +392,5 @@ class Machine:
         self._done = True
         self.books.trace.wasted += len(self._line.guesses)
         closes = [ToWorker(role, Close(session=self._session)) for role in self._opened]
-        return [*closes, Finish(reason, error)]
+        spares = self._spares.close() if len(self._opened) == 2 else []
+        return [*closes, *spares, Finish(reason, error)]

@@ -8,6 +8,7 @@ books, never a clock.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final, NamedTuple, TypeAlias
 
 from bild_dist.messages import Outlook
@@ -21,6 +22,10 @@ _PROBE: Final = 2
 """Tokens of such a trial. While all of them stand the next trial follows at once, twice as long."""
 
 
+SECOND: Final = 0.2
+"""What a second guess is held to be worth."""
+
+
 class Ask(NamedTuple):
     """What to ask of a draft."""
 
@@ -28,6 +33,7 @@ class Ask(NamedTuple):
     stop_below: float
     piece: int
     outlook: Outlook = Outlook()
+    others: int = 0
 
 
 class Paper:
@@ -65,6 +71,10 @@ class Paper:
         asked for.
         """
 
+    def aside(self) -> Outlook | None:
+        """How far a spare slot shall draft behind a second guess; None where none shall."""
+        return None
+
     def checked(self, tokens: int, fed: int) -> None:
         """A check over `fed` ids brought `tokens` of text."""
 
@@ -81,6 +91,7 @@ class Eager:
         self._forecast = forecast
         self._overlap = options.schedule is Schedule.OVERLAP
         self._exact = options.mode is Mode.EXACT
+        self._others = options.branches - 1 if self._overlap else 0
         self._burst = _BURST[0]
         self._probing = False
         self._probe = _PROBE
@@ -126,7 +137,11 @@ class Eager:
         if self._probing:
             return Ask(min(self._probe, limit), 0.0, 0)
         outlook = self._forecast.outlook(line.reach, line.end_run, overlap=self._overlap)
-        return Ask(limit, 0.0, 0, outlook)
+        return Ask(limit, 0.0, 0, outlook, self._others)
+
+    def aside(self) -> Outlook | None:
+        outlook = self._forecast.outlook(SECOND, 0, overlap=True)
+        return replace(outlook, floor=1.0) if self._overlap else None
 
     def drafted(self, passes: int, *, asked: bool) -> None:
         self._passes += passes

@@ -232,8 +232,8 @@ async def check(pair: Pair, decoder: Decoder, prompts: int) -> int:
 async def test_texts_and_sources_are_those_of_the_definition(
     pair: Pair, transport: str, concurrency: int
 ) -> None:
-    """Prompts at 15 settings, three schedules among them: equal to the cache-free computation, near-ties excused for 1 token
-    in 1,000.
+    """Prompts at 15 settings, three schedules among them: equal to the cache-free computation;
+    near-ties are excused for 1 token in 1,000.
     """
     # Over the sockets one at a time adds nothing but the sockets: one prompt will do.
     prompts = 1 if concurrency == 1 and transport != "inproc" else len(pair.prompts)

@@ -7,9 +7,10 @@ from functools import partial
 import pytest
 
 from bild_dist.messages import Rules
+from bild_dist.model.scripted import END, VOCABULARY, Rates, Script
 from bild_dist.policy.forecast import Forecast
 from bild_dist.policy.machine import Machine
-from bild_dist.simulator import END, VOCABULARY, Costs, Rates, Script, World, prompt, simulate
+from bild_dist.simulator import Costs, World, prompt, simulate
 from bild_dist.types import Mode, Options, Schedule
 from tests.orders import Board, every_order
 from tests.shaken import MS, Trial
@@ -108,7 +109,9 @@ def test_the_same_simulation_twice_is_the_same() -> None:
     """Virtual time has no noise."""
     costs = Costs(small_ns=5 * MS, large_ns=25 * MS, small_trip_ns=MS // 3, large_trip_ns=MS // 3)
     runs = [
-        simulate(costs, Rates(), Options(schedule=Schedule.OVERLAP), requests=8, length=64, concurrency=4)
+        simulate(
+            costs, Rates(), Options(schedule=Schedule.OVERLAP), requests=8, length=64, concurrency=4
+        )
         for _ in range(2)
     ]
     assert runs[0] == runs[1]

@@ -249,7 +249,7 @@ class Outlook(_message.Message):
     def __init__(self, reach: _Optional[float] = ..., floor: _Optional[float] = ..., ahead: _Optional[float] = ..., lead: _Optional[int] = ..., run: _Optional[int] = ..., window: _Optional[int] = ..., alpha_fb: _Optional[float] = ..., blind: _Optional[float] = ..., soft: _Optional[_Iterable[float]] = ..., exact: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Draft(_message.Message):
-    __slots__ = ("session", "epoch", "seq", "at", "digest", "tokens", "limit", "stop_below", "piece", "outlook")
+    __slots__ = ("session", "epoch", "seq", "at", "digest", "tokens", "limit", "stop_below", "piece", "outlook", "others")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
@@ -260,6 +260,7 @@ class Draft(_message.Message):
     STOP_BELOW_FIELD_NUMBER: _ClassVar[int]
     PIECE_FIELD_NUMBER: _ClassVar[int]
     OUTLOOK_FIELD_NUMBER: _ClassVar[int]
+    OTHERS_FIELD_NUMBER: _ClassVar[int]
     session: int
     epoch: int
     seq: int
@@ -270,10 +271,11 @@ class Draft(_message.Message):
     stop_below: float
     piece: int
     outlook: Outlook
-    def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., at: _Optional[int] = ..., digest: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., limit: _Optional[int] = ..., stop_below: _Optional[float] = ..., piece: _Optional[int] = ..., outlook: _Optional[_Union[Outlook, _Mapping]] = ...) -> None: ...
+    others: int
+    def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., at: _Optional[int] = ..., digest: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., limit: _Optional[int] = ..., stop_below: _Optional[float] = ..., piece: _Optional[int] = ..., outlook: _Optional[_Union[Outlook, _Mapping]] = ..., others: _Optional[int] = ...) -> None: ...
 
 class Drafted(_message.Message):
-    __slots__ = ("session", "epoch", "seq", "tokens", "confidences", "low", "low_token", "low_confidence", "final", "length", "passes", "queue_ns", "compute_ns")
+    __slots__ = ("session", "epoch", "seq", "tokens", "confidences", "low", "low_token", "low_confidence", "final", "length", "passes", "queue_ns", "compute_ns", "others")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
@@ -287,6 +289,7 @@ class Drafted(_message.Message):
     PASSES_FIELD_NUMBER: _ClassVar[int]
     QUEUE_NS_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_NS_FIELD_NUMBER: _ClassVar[int]
+    OTHERS_FIELD_NUMBER: _ClassVar[int]
     session: int
     epoch: int
     seq: int
@@ -300,7 +303,8 @@ class Drafted(_message.Message):
     passes: int
     queue_ns: int
     compute_ns: int
-    def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., confidences: _Optional[_Iterable[float]] = ..., low: _Optional[bool] = ..., low_token: _Optional[int] = ..., low_confidence: _Optional[float] = ..., final: _Optional[bool] = ..., length: _Optional[int] = ..., passes: _Optional[int] = ..., queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ...) -> None: ...
+    others: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., confidences: _Optional[_Iterable[float]] = ..., low: _Optional[bool] = ..., low_token: _Optional[int] = ..., low_confidence: _Optional[float] = ..., final: _Optional[bool] = ..., length: _Optional[int] = ..., passes: _Optional[int] = ..., queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ..., others: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Verify(_message.Message):
     __slots__ = ("session", "epoch", "seq", "at", "digest", "tokens", "exact", "alpha_rb", "bonus")
