@@ -24,6 +24,12 @@ from bild_dist.types import Role
 
 PROMPT_SHOWN: Final = 400
 """Characters of a prompt that are shown."""
+PARTS: Final = {
+    "/*STYLE*/": "timeline.css",
+    "/*DRAWING*/": "timeline.js",
+    "/*HANDS*/": "timeline_hands.js",
+}
+"""Where the parts of the page go in `timeline.html`."""
 _BROKEN: Final = "\ufffd"
 
 
@@ -77,13 +83,14 @@ def _problem(file: Path) -> str | None:
 
 
 def page(told: Sequence[Story], text: Text, missed: int = 0) -> str:
-    """The page: `timeline.html` with its style, its script and the data put in.
+    """The page: `timeline.html` with its style, its scripts and the data put in.
 
     `missed`: moments that the recording had no room for.
     """
-    parts = {name: _part(f"timeline.{name}") for name in ("html", "css", "js")}
+    html = _part("timeline.html")
+    for place, name in PARTS.items():
+        html = html.replace(place, _part(name))
     data = json.dumps(as_data(told, text, missed), separators=(",", ":")).replace("<", "\\u003c")
-    html = parts["html"].replace("/*STYLE*/", parts["css"]).replace("/*SCRIPT*/", parts["js"])
     # Last, so that nothing which the data says is taken for a place to fill.
     return html.replace("/*DATA*/", data)
 
