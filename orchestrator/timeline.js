@@ -83,7 +83,7 @@ const pan = (part) => look(view.from + (view.to - view.from) * part, view.to + (
 function whole() {
   const r = requests[chosen];
   const margin = Math.max((r.to - r.from) * 0.02, 1e4);
-  look(r.from - margin, r.to + margin);
+  look(r.from - margin, r.to + 3 * margin);
 }
 const everything = () => look(begin - finish * 0.02, finish * 1.02);
 const reveal = (from, to) => {
@@ -176,7 +176,7 @@ const visible = (lane) => {
 };
 function flat(r, y) {
   for (const [role, at] of [["small", 5], ["large", 19]])
-    for (const b of visible(r.lanes[role])) body(r, b, x(b.start), y + at, Math.max(x(b.end) - x(b.start), 1), 12, false);
+    for (const b of visible(r.lanes[role])) body(r, b, x(b.start), y + at, Math.max(x(b.end) - x(b.start), 0.6), 12, false);
   for (const group of r.groups) {
     const px = x(r.chips[group[0]].at);
     if (px < GUTTER || px > chart.clientWidth) continue;
@@ -195,7 +195,7 @@ function tall(r, y) {
   waits(r, y + 182);
 }
 function lane(r, b, y) {
-  const from = x(b.start), wide = Math.max(x(b.end) - from, 1);
+  const from = x(b.start), wide = Math.max(x(b.end) - from, 0.6);
   pen.strokeStyle = pen.fillStyle = colours.soft;
   pen.lineWidth = 1;
   pen.beginPath();
@@ -211,7 +211,8 @@ function lane(r, b, y) {
   body(r, b, from, y, wide, 44, true);
   const left = b.asked ? x(b.sent) : x(b.came);
   hits.push({ x: left, y, w: Math.max(x(b.back) - left, 5), h: 44, block: b });
-  if (mark && mark.block === b && mark.request === r) {
+  const deciding = mark && mark.request === r && mark.chip !== undefined && r.chips[mark.chip].block === b.index;
+  if (deciding || (mark && mark.request === r && mark.block === b)) {
     pen.strokeStyle = colours.focus;
     pen.lineWidth = 2;
     pen.strokeRect(from - 1, y - 1, wide + 2, 46);
@@ -268,15 +269,15 @@ function check(r, b, px, y, wide, high, words) {
     pen.fillRect(px + i * each, y + high - strip, each - (each > 4 ? 1 : 0), strip);
   }
   if (!words) return;
-  const stood = c.exact.length ? `${c.accepted}/${c.exact.length} stand` : "", wrote = c.token >= 0 ? quoted(word(c.token)) : "";
-  if (wide > 34) {
+  const stood = c.exact.length ? `${c.accepted}/${c.exact.length}` : "", wrote = c.token >= 0 ? quoted(word(c.token)) : "";
+  if (wide > 22) {
     write(stood || wrote, px, y + (stood && wrote ? 11 : 18), wide, colours.ink);
     if (stood && wrote) write(wrote, px, y + 26, wide, colours.ink);
   }
 }
 function write(text, px, y, wide, colour, struck = false) {
   const left = Math.max(px, GUTTER), room = Math.min(px + wide, chart.clientWidth) - left - 4;
-  if (room < 7) return;
+  if (room < 5) return;
   pen.font = "12px system-ui, sans-serif";
   let shown = text.replaceAll("\n", "⏎").slice(0, 60).trim() || "␣";
   while (shown.length > 1 && pen.measureText(shown).width > room) shown = shown.slice(0, -1);
@@ -312,7 +313,7 @@ function chips(r, y) {
   for (let n = first; n < r.groups.length && x(r.chips[r.groups[n][0]].at) < chart.clientWidth; n++) {
     const group = r.groups[n], px = x(r.chips[group[0]].at), after = r.groups[n + 1];
     const room = (after ? x(r.chips[after[0]].at) : px + 400) - px;
-    const sizes = group.map((i) => pen.measureText(shown(r.chips[i])).width + 9);
+    const sizes = group.map((i) => Math.max(pen.measureText(shown(r.chips[i])).width + 9, 15));
     const inline = sizes.reduce((a, b) => a + b, 0) <= room;
     // One below the other while that fits, then as many side by side as it takes.
     const lines = sizes.every((size) => size <= room) && group.length <= 3;

@@ -128,6 +128,8 @@ function choose(i, keep = false) {
   pin(null);
   if (!keep) whole();
 }
+const began = requests.reduce((t, r) => Math.min(t, r.from), Infinity), ended = requests.reduce((t, r) => Math.max(t, r.to), 0);
+const busy = (role) => requests.reduce((sum, r) => sum + r.totals[`${role}_busy_ns`], 0);
 function figures(r) {
   const t = r.totals, list = $("figures");
   const first = r.chips.length ? span(r.chips[0].at - r.from) : "–";
@@ -137,7 +139,8 @@ function figures(r) {
     [t.tokens ? ((t.tokens * 1e9) / t.wall_ns).toFixed(1) : "–", "tokens a second"], [first, "first token"],
     [number(t.large_passes_a_token), "large passes a token"], [share(t.small_busy_ns, t.wall_ns), "small model busy"],
     [share(t.large_busy_ns, t.wall_ns), "large model busy"], [`${t.wasted} of ${t.drafted} (${share(t.wasted, t.drafted)})`, "drafted tokens wasted"],
-    [String(t.rollbacks), "rollbacks"], [share(t.waited_ns.both, t.wall_ns), "both at work"], [share(t.own_ns, t.wall_ns), "neither waited for"],
+    [String(t.rollbacks), "rollbacks"], [share(t.waited_ns.both, t.wall_ns), "both at work"], [share(t.own_ns, t.wall_ns), "orchestrator itself"],
+    ...(requests.length > 1 ? ["small", "large"].map((role) => [share(busy(role), ended - began), `${role} busy, all requests`]) : []),
   ]) {
     const item = make("li");
     item.append(make("span", name), make("b", value));
@@ -161,6 +164,7 @@ const local = (event) => {
   const box = chart.getBoundingClientRect();
   return { x: event.clientX - box.left, y: event.clientY - box.top };
 };
+const same = (a, b) => a === b || (a && b && a.block === b.block && a.chip === b.chip && a.wait === b.wait);
 function under({ x: px, y }) {
   let found = null;
   for (const h of hits)
@@ -178,7 +182,8 @@ chart.addEventListener("pointermove", (event) => {
   const now = local(event), before = fingers.get(event.pointerId);
   if (!before) {
     const found = event.pointerType === "mouse" ? under(now) : null;
-    if (event.pointerType === "mouse") show(found && typeof found.request === "object" ? found : pinned);
+    const next = found && typeof found.request === "object" ? found : pinned;
+    if (event.pointerType === "mouse" && !same(next, mark)) show(next);
     return;
   }
   const other = [...fingers].find(([id]) => id !== event.pointerId);
