@@ -22,7 +22,7 @@ from bild_dist.orchestrator.text import Text
 from bild_dist.orchestrator.timeline import stories
 from bild_dist.types import Role
 
-PROMPT_SHOWN: Final = 400
+PROMPT_SHOWN: Final = 600
 """Characters of a prompt that are shown."""
 PARTS: Final = {
     "/*STYLE*/": "timeline.css",
@@ -123,7 +123,7 @@ def _request(story: Story, text: Text, zero_ns: int) -> dict[str, Any]:
     prompt = text.decode(story.prompt) or " ".join(str(token) for token in story.prompt)
     return {
         "session": story.session,
-        "prompt": prompt[:PROMPT_SHOWN] + ("…" if len(prompt) > PROMPT_SHOWN else ""),
+        "prompt": _cut(prompt),
         "from": story.from_ns - zero_ns,
         "to": story.to_ns - zero_ns,
         "end": story.end,
@@ -138,6 +138,12 @@ def _request(story: Story, text: Text, zero_ns: int) -> dict[str, Any]:
         "waits": [_plain(asdict(wait), zero_ns) for wait in story.waits],
         "totals": totals(story),
     }
+
+
+def _cut(prompt: str) -> str:
+    """Beginning and end of a long prompt: where a chat template stands before it, it is at the end."""
+    half = PROMPT_SHOWN // 2
+    return prompt if len(prompt) <= 2 * half else f"{prompt[:half]} … {prompt[-half:]}"
 
 
 def totals(story: Story) -> dict[str, Any]:

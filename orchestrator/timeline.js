@@ -19,7 +19,7 @@ const span = (ns) => {
   return `${(ns / 1e3).toFixed(0)} µs`;
 };
 const share = (part, whole) => (whole > 0 ? `${((100 * part) / whole).toFixed(0)} %` : "–");
-const quoted = (text) => `“${text.replaceAll("\n", "⏎").replaceAll("\t", "⇥")}”`;
+const quoted = (text) => `“${text.replaceAll("\n", "↵").replaceAll("\t", "⇥")}”`;
 const number = (x, digits = 2) => (x === null || x === undefined ? "–" : typeof x === "number" ? x.toFixed(digits) : x.replace("inf", "∞"));
 const make = (name, text, kind) => {
   const element = document.createElement(name);
@@ -66,7 +66,9 @@ const seek = (list, time, key) => {
 
 // The view.
 const begin = Math.min(0, ...requests.map((r) => r.from)), finish = requests.reduce((t, r) => Math.max(t, r.to), 1);
-const width = () => chart.clientWidth - GUTTER;
+let across = 1;
+/** Width of the drawing in px, without the names at its left. Read off once for each frame. */
+const width = () => across;
 const x = (time) => GUTTER + ((time - view.from) / (view.to - view.from)) * width();
 const timeAt = (px) => view.from + ((px - GUTTER) / width()) * (view.to - view.from);
 function look(from, to) {
@@ -117,6 +119,7 @@ function dress() {
 function draw() {
   drawn = 0;
   const ratio = devicePixelRatio || 1, wide = scroll.clientWidth;
+  across = Math.max(wide - GUTTER, 1);
   $("tall").style.height = `${height()}px`;
   const high = Math.min(height(), scroll.clientHeight || height());
   if (chart.width !== Math.round(wide * ratio) || chart.height !== Math.round(high * ratio)) {
@@ -179,7 +182,7 @@ function flat(r, y) {
     for (const b of visible(r.lanes[role])) body(r, b, x(b.start), y + at, Math.max(x(b.end) - x(b.start), 0.6), 12, false);
   for (const group of r.groups) {
     const px = x(r.chips[group[0]].at);
-    if (px < GUTTER || px > chart.clientWidth) continue;
+    if (px < GUTTER || px > GUTTER + across) continue;
     pen.fillStyle = colours[r.chips[group[group.length - 1]].source];
     pen.fillRect(px, y + 33, 2, 4);
   }
@@ -196,21 +199,22 @@ function tall(r, y) {
 }
 function lane(r, b, y) {
   const from = x(b.start), wide = Math.max(x(b.end) - from, 0.6);
-  pen.strokeStyle = pen.fillStyle = colours.soft;
-  pen.lineWidth = 1;
-  pen.beginPath();
-  for (const [a, z] of [[b.asked ? b.sent : b.came, b.came], [b.end, b.back]]) {
-    if (x(z) - x(a) < 0.5) continue;
-    pen.moveTo(x(a), y + 22);
-    pen.lineTo(x(z), y + 22);
+  const left = b.asked ? x(b.sent) : x(b.came), right = x(b.back);
+  if (right - left > 1.5) {
+    pen.strokeStyle = pen.fillStyle = colours.soft;
+    pen.lineWidth = 1;
+    pen.beginPath();
+    for (const [a, z] of [[left, x(b.came)], [x(b.end), right]]) {
+      pen.moveTo(a, y + 22);
+      pen.lineTo(z, y + 22);
+    }
+    pen.stroke();
+    pen.globalAlpha = 0.45;
+    for (let px = Math.max(x(b.came), GUTTER - 3); px < Math.min(from - 1, GUTTER + across); px += 3) pen.fillRect(px, y + 13, 1, 18);
+    pen.globalAlpha = 1;
   }
-  pen.stroke();
-  pen.globalAlpha = 0.45;
-  for (let px = Math.max(x(b.came), GUTTER - 3); px < Math.min(from - 1, chart.clientWidth); px += 3) pen.fillRect(px, y + 13, 1, 18);
-  pen.globalAlpha = 1;
   body(r, b, from, y, wide, 44, true);
-  const left = b.asked ? x(b.sent) : x(b.came);
-  hits.push({ x: left, y, w: Math.max(x(b.back) - left, 5), h: 44, block: b });
+  hits.push({ x: left, y, w: Math.max(right - left, 5), h: 44, block: b });
   const deciding = mark && mark.request === r && mark.chip !== undefined && r.chips[mark.chip].block === b.index;
   if (deciding || (mark && mark.request === r && mark.block === b)) {
     pen.strokeStyle = colours.focus;
@@ -220,7 +224,7 @@ function lane(r, b, y) {
 }
 /** The computed part of a block: one cell for each pass of a draft, one piece for a check. */
 function body(r, b, px, y, wide, high, words) {
-  if (px > chart.clientWidth || px + wide < GUTTER) return;
+  if (px > GUTTER + across || px + wide < GUTTER) return;
   if (b.kind === "check") return check(r, b, px, y, wide, high, words);
   const count = b.cells.length + (b.low ? 1 : 0);
   if (!count) {
@@ -276,10 +280,10 @@ function check(r, b, px, y, wide, high, words) {
   }
 }
 function write(text, px, y, wide, colour, struck = false) {
-  const left = Math.max(px, GUTTER), room = Math.min(px + wide, chart.clientWidth) - left - 4;
+  const left = Math.max(px, GUTTER), room = Math.min(px + wide, GUTTER + across) - left - 4;
   if (room < 5) return;
   pen.font = "12px system-ui, sans-serif";
-  let shown = text.replaceAll("\n", "⏎").slice(0, 60).trim() || "␣";
+  let shown = text.replaceAll("\n", "↵").slice(0, 60).trim() || "␣";
   while (shown.length > 1 && pen.measureText(shown).width > room) shown = shown.slice(0, -1);
   const size = pen.measureText(shown).width;
   if (size > room + 2) return;
@@ -310,21 +314,22 @@ function swaps(r, y) {
 function chips(r, y) {
   pen.font = "12px system-ui, sans-serif";
   const first = Math.max(seek(r.groups, view.from, (g) => r.chips[g[0]].at) - 1, 0);
-  for (let n = first; n < r.groups.length && x(r.chips[r.groups[n][0]].at) < chart.clientWidth; n++) {
+  for (let n = first; n < r.groups.length && x(r.chips[r.groups[n][0]].at) < GUTTER + across; n++) {
     const group = r.groups[n], px = x(r.chips[group[0]].at), after = r.groups[n + 1];
     const room = (after ? x(r.chips[after[0]].at) : px + 400) - px;
-    const sizes = group.map((i) => Math.max(pen.measureText(shown(r.chips[i])).width + 9, 15));
+    // What cannot hold a letter is not measured: with thousands of tokens that is most of the time.
+    const sizes = room < 15 ? group.map(() => 1e9) : group.map((i) => (r.chips[i].size ??= Math.max(pen.measureText(shown(r.chips[i])).width + 9, 15)));
     const inline = sizes.reduce((a, b) => a + b, 0) <= room;
     // One below the other while that fits, then as many side by side as it takes.
     const lines = sizes.every((size) => size <= room) && group.length <= 3;
     const thin = Math.min(Math.max(room - 1, 1.5), 9), step = Math.min(8, 58 / group.length);
-    let across = px;
+    let place = px;
     group.forEach((i, k) => {
       const c = r.chips[i], hot = mark && mark.request === r && (mark.chip === i || (mark.chip === undefined && mark.block && mark.block.index === c.block));
       let box = { x: px, y: y + k * step, w: thin, h: Math.max(step - 1, 0.7) };
-      if (inline) box = { x: across, y: y + 2, w: sizes[k] - 2, h: 18 };
+      if (inline) box = { x: place, y: y + 2, w: sizes[k] - 2, h: 18 };
       else if (lines) box = { x: px, y: y + 2 + k * 20, w: sizes[k] - 2, h: 18 };
-      across += sizes[k];
+      place += sizes[k];
       pen.fillStyle = colours[c.source];
       pen.fillRect(box.x, box.y, box.w, box.h);
       if (inline || lines) write(shown(c), box.x, box.y + 9, box.w, colours.on);
@@ -337,10 +342,10 @@ function chips(r, y) {
     });
   }
 }
-const shown = (chip) => (chip.text || word(chip.token)).replaceAll("\n", "⏎").slice(0, 60).trim() || "␣";
+const shown = (chip) => (chip.text || word(chip.token)).replaceAll("\n", "↵").slice(0, 60).trim() || "␣";
 function waits(r, y) {
   pen.fillStyle = colours.own;
-  const ends = Math.min(x(r.to), chart.clientWidth);
+  const ends = Math.min(x(r.to), GUTTER + across);
   pen.fillRect(Math.max(x(r.from), GUTTER), y, ends - Math.max(x(r.from), GUTTER), 8);
   for (let n = Math.max(seek(r.waits, view.from, (w) => w.to), 0); n < r.waits.length && r.waits[n].from < view.to; n++) {
     const w = r.waits[n], px = x(w.from), wide = Math.max(x(w.to) - px, 0.5), two = w.roles.length > 1;

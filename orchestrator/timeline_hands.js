@@ -123,6 +123,7 @@ function choose(i, keep = false) {
   const r = requests[i], y = AXIS + i * FLAT;
   if (y < scroll.scrollTop + AXIS || y + TALL > scroll.scrollTop + scroll.clientHeight) scroll.scrollTop = y - AXIS;
   $("prompt").textContent = r.prompt;
+  $("prompt").scrollTop = $("prompt").scrollHeight;
   figures(r);
   words(r);
   pin(null);
@@ -252,7 +253,8 @@ text.addEventListener("keydown", (event) => {
   else if (event.key === "Escape") pin(null);
 });
 
-// The beginning.
+// The beginning. A chat template says the same before every prompt, so a prompt is known by its end.
+const brief = (r) => r.prompt.replace(/\s+/g, " ").trim().slice(-60);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (dress(), redraw()));
 addEventListener("resize", redraw);
 scroll.addEventListener("scroll", redraw);
@@ -262,8 +264,8 @@ if (data.missed) {
   $("note").hidden = false;
 }
 if (requests.length) {
-  requests.forEach((r, i) => $("requests").append(new Option(`#${r.session} ${r.failed ? "✗ " : ""}${r.prompt.slice(0, 60)}`, i)));
+  requests.forEach((r, i) => $("requests").append(new Option(`#${r.session} ${r.failed ? "✗ " : ""}${brief(r)}`, i)));
   $("pick").hidden = $("everything").hidden = requests.length < 2;
-  document.title = `bild timeline: ${requests.length === 1 ? requests[0].prompt.slice(0, 60) : `${requests.length} requests`}`;
+  document.title = `bild timeline: ${requests.length === 1 ? brief(requests[0]) : `${requests.length} requests`}`;
   choose(0);
 } else tellNothing();
