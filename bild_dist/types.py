@@ -91,6 +91,14 @@ class Options:
     """Guesses that the small model follows at a hand-over while the large one checks (schedule
     `overlap`); each beyond the first takes a slot of its own. Does not touch the text.
     """
+    temperature: float = 0.0
+    """0 writes the most likely token; above it one is drawn from p^(1/temperature), finite."""
+    top_k: int = 0
+    """Draw from the so many most likely tokens only; 0 from all."""
+    top_p: float = 1.0
+    """Draw from the fewest tokens whose share reaches this, above 0; 1 from all."""
+    seed: int = 0
+    """Of all that is drawn, from 0 to 2**63 - 1: the same seed, the same text."""
     max_new_tokens: int = 128
     stop: tuple[str, ...] = ()
     deadline: float | None = None
@@ -121,6 +129,7 @@ class Options:
                  "a whole number of at least 1 (for the large model alone use mode 'large')")  # fmt: skip
         _require(_whole(self.branches) and 1 <= self.branches <= 8, "branches", self.branches,
                  "a whole number from 1 to 8")  # fmt: skip
+        self._check_sampling()
         _require(_whole(self.max_new_tokens) and self.max_new_tokens >= 1, "max_new_tokens",
                  self.max_new_tokens, "a whole number of at least 1")  # fmt: skip
         _require(
@@ -135,6 +144,16 @@ class Options:
             value = getattr(self, name)
             _require(value is None or (isinstance(value, str) and value != ""), name, value,
                      "a language code")  # fmt: skip
+
+    def _check_sampling(self) -> None:
+        _require(_number(self.temperature) and 0 <= self.temperature < math.inf, "temperature",
+                 self.temperature, "a finite number of at least 0 (0 takes the most likely token)")  # fmt: skip
+        _require(_whole(self.top_k) and self.top_k >= 0, "top_k", self.top_k,
+                 "a whole number of at least 0 (0 draws from all tokens)")  # fmt: skip
+        _require(_number(self.top_p) and 0 < self.top_p <= 1, "top_p", self.top_p,
+                 "a number above 0 and at most 1 (1 draws from all tokens)")  # fmt: skip
+        _require(_whole(self.seed) and 0 <= self.seed < 1 << 63, "seed", self.seed,
+                 "a whole number from 0 to 2**63 - 1")  # fmt: skip
 
     def merged(self, changes: Mapping[str, Any]) -> Options:
         """These options with some replaced.

@@ -23,13 +23,8 @@ InProcess: TypeAlias = Callable[[Config, "Record | None"], AbstractAsyncContextM
 
 PLANNED: Final = frozenset(
     [
-        "--temperature",
-        "--top-k",
-        "--top-p",
-        "--seed",
         "--on-small-loss",
         "--pair",
-        "--branches",
     ]
 )
 """Names that are settled for later versions; using one says so instead of guessing at a typo."""
@@ -187,8 +182,19 @@ def _generate_options(command: argparse.ArgumentParser) -> None:
         "--first", choices=[r.value for r in Role], help="who may write the first token"
     )
     text.add_argument(
-        "--schedule", choices=[s.value for s in Schedule], help="when the large model runs"
+        "--schedule",
+        choices=[s.value for s in Schedule],
+        help=f"when the large model runs; the text is the same (default: {default.schedule})",
     )
+    text.add_argument("--branches", type=int, metavar="M",
+                      help=f"guesses to follow during a check, schedule overlap ({default.branches})")  # fmt: skip
+    text.add_argument("--temperature", type=float, metavar="T",
+                      help=f"draw from p^(1/T); 0 takes the most likely ({default.temperature:g})")  # fmt: skip
+    text.add_argument("--top-k", type=int, metavar="K", help="draw from the K most likely only")
+    text.add_argument("--top-p", type=float, metavar="P",
+                      help="draw from the fewest tokens that hold a share of P")  # fmt: skip
+    text.add_argument("--seed", type=int, metavar="N",
+                      help=f"of what is drawn: same seed, same text ({default.seed})")  # fmt: skip
     text.add_argument("--max-new-tokens", type=int, metavar="N", help=f"({default.max_new_tokens})")
     text.add_argument(
         "--stop", action="append", metavar="TEXT", help="end at this text; repeatable"

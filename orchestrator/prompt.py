@@ -51,6 +51,10 @@ async def prepare(
         begin=len(begin),
         limit=min(len(begin) + options.max_new_tokens, capacity),
         forced_begin=forced if forced is not None else large.rules.forced_begin,
+        temperature=float(options.temperature),
+        top_k=options.top_k,
+        top_p=float(options.top_p),
+        seed=options.seed,
     )
     return Work(
         ids=tuple(begin), source=tuple(ids) if encoder else (), rules=rules, options=options

@@ -25,6 +25,7 @@ from bild_dist.errors import ConfigError, InvalidRequest, WorkerFault
 from bild_dist.kv.cache import LayerShape, SlotCache, SlotStore, shapes_of, with_source
 from bild_dist.messages import Encoded, Info, Rules
 from bild_dist.model.base import Choice, Pass
+from bild_dist.model.draw import Draw
 from bild_dist.model.foreign import first_line
 from bild_dist.model.rules import Constraint
 from bild_dist.model.tokenizer import Tokens
@@ -39,6 +40,7 @@ class _Slot:
 
     cache: SlotCache
     constraint: Constraint
+    draw: Draw
     source: BaseModelOutput | None = None
     both: EncoderDecoderCache | None = None
 
@@ -90,7 +92,8 @@ class HfModel:
         self._slots.clear()
 
     def open(self, slot: int, source: Sequence[int], rules: Rules) -> None:
-        held = _Slot(self._need().clean(slot), Constraint(rules, self._width, self._device))
+        constraint = Constraint(rules, self._width, self._device)
+        held = _Slot(self._need().clean(slot), constraint, Draw(rules))
         if self._encdec:
             held.source = self._encode_source(source)
             held.both = with_source(held.cache)
@@ -105,7 +108,10 @@ class HfModel:
             numbers = self._pass(held, work, fed)
         except RuntimeError as error:
             raise WorkerFault(f"{self._info.device}: {first_line(error)}") from error
-        choices = [Choice(int(token), top, far) for token, top, far in numbers]
+        choices = [
+            Choice(int(token), top, far, tuple(map(int, others)))
+            for top, far, token, *others in numbers
+        ]
         if any(math.isnan(choice.confidence) for choice in choices):
             raise InvalidRequest(
                 "the rules leave no token to write, or the model's numbers overflowed: "
@@ -114,7 +120,7 @@ class HfModel:
         return choices
 
     def _pass(self, held: _Slot, work: Pass, fed: Sequence[int]) -> list[list[float]]:
-        """For each wanted row: the draw, its probability, -ln p of the judged token."""
+        """For each wanted row: the top probability, -ln p of the judged token, the draw, others."""
         rows, count = work.rows, len(fed)
         # One copy to the device for everything that is small.
         small = torch.tensor([*fed, *range(work.at, work.at + count), *work.judge])
@@ -129,14 +135,16 @@ class HfModel:
             return []
         logits = held.constraint.apply(logits[0].float(), work.ids)
         total = torch.logsumexp(logits, -1)
-        draw = logits.argmax(-1)
-        top = logits.gather(-1, draw[:, None])[:, 0] - total
+        top = logits.amax(-1) - total
+        drawn = held.draw.choose(logits, len(work.ids) - rows + 1, work.others)
         far = torch.full_like(total, torch.nan)
         judged = len(work.judge)
         if judged:
             far[:judged] = total[:judged] - logits.gather(-1, small[2 * count :, None])[:, 0]
         # Ids are exact in float32 up to 16.7 million; one transfer brings everything back.
-        result: list[list[float]] = torch.stack((draw.float(), top.exp(), far), -1).tolist()
+        result: list[list[float]] = torch.cat(
+            (torch.stack((top.exp(), far), -1), drawn), -1
+        ).tolist()
         return result
 
     def _logits(

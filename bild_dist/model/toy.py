@@ -33,6 +33,7 @@ from bild_dist.clock import now_ns
 from bild_dist.errors import ConfigError, InvalidRequest
 from bild_dist.messages import PROTOCOL, Encoded, Info, Rules
 from bild_dist.model.base import Choice, Pass
+from bild_dist.sampling import choose, sampled
 from bild_dist.types import Role, nearest
 
 END: Final = 256
@@ -58,7 +59,7 @@ _AFTER_VOWEL: Final = _CONSONANTS + b" " * 16 + b"\xc3"
 class Position:
     """What the two models say of one position.
 
-    `small`, `large`: their draws. `confidence`: the small model's largest probability. `distance`:
+    `small`, `large`: their most likely tokens. `confidence`: the small model's largest probability. `distance`:
     -ln p_L(`small`), nats. `top`: the large model's largest probability. What is left of either
     distribution is spread evenly over the other ids of the `allowed` ones.
     """
@@ -144,6 +145,15 @@ class Script:
         # At least one half, so that the large model's draw is its best token at any distance.
         chance = 1 - objected - (0.5 - objected) * top
         return Position(small, confidence, large, distance, chance, permit.count)
+
+    def logs(
+        self, role: Role, ids: Sequence[int], rules: Rules = FREE, source: Sequence[int] = ()
+    ) -> list[float]:
+        """ln p of every id behind `ids`, under one of the models, nats. Raises as `at` does."""
+        position, permit = self.at(ids, rules, source), _Permit.of(rules, len(ids))
+        return [
+            -position.nats(role, t) if permit.allows(t) else -math.inf for t in range(VOCABULARY)
+        ]
 
     def _numbers(self, ids: Sequence[int], source: Sequence[int]) -> tuple[float, ...]:
         """Eight numbers in [0, 1) from all that came before."""
@@ -316,6 +326,7 @@ class ToyModel:
 
     def open(self, slot: int, source: Sequence[int], rules: Rules) -> None:
         started_ns = now_ns()
+        sampled(rules)  # bad rules are refused here, not in the middle of the text
         self._slots[slot] = _Slot([], tuple(source), rules)
         if source:
             self._pass_time(started_ns, len(source))
@@ -329,21 +340,28 @@ class ToyModel:
         choices = []
         for row in range(work.rows):
             line = kv[: len(kv) - work.rows + row + 1]
-            position = self.script.at(line, held.rules, held.source)
             judged = work.judge[row] if row < len(work.judge) else None
-            choices.append(self._choice(position, judged, held.rules, len(line)))
+            choices.append(self._choice(line, held, judged, work.others))
         self._pass_time(started_ns, len(fed))
         return choices
 
-    def _choice(self, position: Position, judged: int | None, rules: Rules, index: int) -> Choice:
-        small = self.role is Role.SMALL
+    def _choice(self, line: Sequence[int], held: _Slot, judged: int | None, others: int) -> Choice:
+        rules = held.rules
+        position = self.script.at(line, rules, held.source)
         distance = math.nan
         if judged is not None:
-            allowed = _Permit.of(rules, index).allows(judged)
+            allowed = _Permit.of(rules, len(line)).allows(judged)
             distance = position.nats(self.role, judged) if allowed else math.inf
-        if small:
-            return Choice(position.small, position.confidence, distance)
-        return Choice(position.large, position.top, distance)
+        best, top = position.large, position.top
+        if self.role is Role.SMALL:
+            best, top = position.small, position.confidence
+        drawn = [best]
+        if sampled(rules) or others:
+            logs = self.script.logs(self.role, line, rules, held.source)
+            if not sampled(rules):
+                logs[best] = 0.0  # first, even where hardly anything else is allowed
+            drawn = choose(logs, rules, len(line), others)
+        return Choice(drawn[0], top, distance, tuple(drawn[1:]))
 
     def _pass_time(self, started_ns: int, fed: int) -> None:
         """Sleeps until the pass has taken its time."""

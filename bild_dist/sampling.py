@@ -1,0 +1,110 @@
+"""Drawing a token with noise that every worker computes for itself: the same seed, the same text.
+
+draw(p) = arg max over a support of (ln p / T + g), where g is Gumbel noise and a pure function of
+(seed, position, token id): an exact draw from p^(1/T) on that support (Gumbel-max). Both models use
+the same noise, so they agree more often than independent draws would, and a text can be replayed.
+
+The support is what temperature, then top-k, then top-p leave, in the order and with the meaning of
+transformers' warpers: the k most likely ids, then the smallest set of those whose share of the
+tempered mass reaches top-p, at least one. Ids of the same probability rank by id, the lowest first.
+
+`model/draw.py` does the same with tensors; the random bits of the two are identical.
+
+Source: the hash is splitmix64 (Steele, Lea, Flood 2014) with one stream for each position.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from math import exp, inf, log
+from typing import Final
+
+from bild_dist.errors import InvalidRequest
+from bild_dist.messages import Rules
+
+GOLDEN: Final = 0x9E3779B97F4A7C15
+SHIFTS: Final = (30, 27, 31)
+FACTORS: Final = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+_MASK: Final = (1 << 64) - 1
+
+
+def mix(value: int) -> int:
+    """A 64-bit finaliser, one to one: every bit of the result depends on every bit of the value."""
+    value &= _MASK
+    value = (value ^ value >> SHIFTS[0]) * FACTORS[0] & _MASK
+    value = (value ^ value >> SHIFTS[1]) * FACTORS[1] & _MASK
+    return value ^ value >> SHIFTS[2]
+
+
+def stream(seed: int, position: int) -> int:
+    """The 64-bit key of all noise at one position; position 0 is the first generated token."""
+    return mix(mix(seed + GOLDEN) + position * GOLDEN)
+
+
+def uniform(key: int, token: int) -> float:
+    """One of 2**52 numbers in (0, 1), never an end of it: an odd multiple of 2**-53.
+
+    `key`: of a `stream`.
+    """
+    return ((mix(key + (token + 1) * GOLDEN) >> 12) * 2 + 1) * 2.0**-53
+
+
+def gumbel(key: int, token: int) -> float:
+    """Standard Gumbel noise of one token id, nats."""
+    return -log(-log(uniform(key, token)))
+
+
+def sampled(rules: Rules) -> bool:
+    """Whether these rules draw with noise; if not, the most likely token is written.
+
+    Raises:
+        InvalidRequest: a value out of its range has come over the wire.
+    """
+    good = (
+        0 <= rules.temperature < inf
+        and rules.top_k >= 0
+        and 0 < rules.top_p <= 1
+        and 0 <= rules.seed < 1 << 63
+    )
+    if not good:
+        raise InvalidRequest(
+            f"temperature = {rules.temperature}, top_k = {rules.top_k}, top_p = {rules.top_p}, "
+            f"seed = {rules.seed}: must be at least 0, at least 0, above 0 and at most 1, "
+            "and from 0 to 2**63 - 1"
+        )
+    return rules.temperature > 0
+
+
+def choose(logs: Sequence[float], rules: Rules, index: int, others: int = 0) -> list[int]:
+    """The draw from a distribution, then the next best draws, best first; where fewer could be
+    drawn at all, any others of the vocabulary.
+
+    `logs`: ln p of each id, nats (-inf where it may not stand). `index`: where in the line of ids,
+    prompt included, the token will stand.
+    """
+    width = min(len(logs), rules.vocabulary)
+    if not sampled(rules):
+        return heapq.nsmallest(1 + others, range(width), key=lambda t: (-logs[t], t))
+    ranked = sorted(range(width), key=lambda t: (-logs[t], t))
+    # Less the largest, so that no temperature, however small, makes an infinity of it.
+    scaled = {t: (logs[t] - logs[ranked[0]]) / rules.temperature for t in ranked}
+    count = _support([scaled[t] for t in ranked], rules)
+    key = stream(rules.seed, index - rules.begin)
+    scores = {t: scaled[t] + gumbel(key, t) for t in ranked[:count]}
+    best = heapq.nsmallest(1 + others, scores, key=lambda t: (-scores[t], t))
+    return best + ranked[count : 1 + others]
+
+
+def _support(scaled: Sequence[float], rules: Rules) -> int:
+    """How many of the ids, ranked, top-k and top-p leave. `scaled`: ln p / T but for a constant."""
+    count = min(rules.top_k or len(scaled), len(scaled))
+    if rules.top_p == 1:
+        return count
+    mass = [exp(s) for s in scaled[:count]]
+    total, before = sum(mass), 0.0
+    for rank, share in enumerate(mass):
+        if before >= rules.top_p * total:
+            return rank
+        before += share
+    return count
