@@ -30,6 +30,10 @@ COLOURS: Final = {
 """As in figure 9 of the paper; `window`, which it does not show, is ours."""
 
 
+ENOUGH: Final = 24
+"""Tokens of a text from which on its speed says something about the pair."""
+
+
 class Screen:
     """The terminal. Colours and bars appear only where one is attached."""
 
@@ -67,6 +71,8 @@ class Screen:
                 line.append(f" {source} {number}", style=colour)
         line.append(f"; ended by {result.finish_reason}", style="dim")
         self._err.print(line, soft_wrap=True)
+        if (verdict := _verdict(result)) is not None:
+            self._err.print(verdict, style="yellow", soft_wrap=True)
 
     def note(self, line: str) -> None:
         """A remark on progress, for people at a terminal only."""
@@ -99,3 +105,23 @@ class Screen:
                 bar.update(task, advance=1, tokens=done)
 
             yield advance
+
+
+def _verdict(result: Result) -> str | None:
+    """One line where the large model alone would have been faster; None where the pair pays.
+
+    A large pass over several tokens, and the prefill among them, stand for its steps: they take a
+    little longer, so the verdict errs on the side of the pair.
+    """
+    trace, count = result.trace, len(result.tokens) - 1
+    if count + 1 < ENOUGH or trace.drafted == 0 or trace.large_passes < 2:
+        return None
+    took_ns = (trace.wall_ns - trace.first_token_ns) / count
+    alone_ns = trace.verify_ns / trace.large_passes
+    if not 0 < 1.05 * alone_ns < took_ns:
+        return None
+    return (
+        f"this pair does not pay here: {1e9 / took_ns:.1f} tokens a second, the large model alone "
+        f"would write about {1e9 / alone_ns:.1f} (--mode large); the two agree too seldom, or the "
+        "small one is too slow"
+    )

@@ -26,6 +26,7 @@ from bild_dist.messages import (
 from bild_dist.model.base import Choice, Pass
 from bild_dist.policy.events import Emit, Finish, FromWorker, Token, ToWorker
 from bild_dist.policy.machine import Machine
+from bild_dist.sampling import choose, sampled
 from bild_dist.types import Role
 from bild_dist.workers.jobs import Meter, draft, prefill, verify
 from tests.oracle import Distribution, Predictor
@@ -49,7 +50,9 @@ def scripted(seed: int, other: Predictor | None = None, agree: float = 0.6) -> P
             weights[other(ids).draw] = max(weights) * (1 + raw[VOCABULARY + 1] / 16)
         total = sum(weights)
         best = max(range(VOCABULARY), key=lambda t: (weights[t], -t))
-        return Distribution(best, weights[best] / total, lambda t: -log(weights[t] / total))
+        return Distribution(
+            best, weights[best] / total, lambda t: -log(weights[t] / total), width=VOCABULARY
+        )
 
     return predict
 
@@ -64,6 +67,7 @@ class PredictorModel:
     def __init__(self, predict: Predictor, max_length: int = 64) -> None:
         self._predict = predict
         self.kv: dict[int, list[int]] = {}
+        self._rules: dict[int, Rules] = {}
         self.info = Info(
             protocol=PROTOCOL, model="scripted", architecture="scripted", kind="decoder",
             generation="", pid=0, device="cpu", dtype="float32", threads=1, slots=0,
@@ -82,16 +86,23 @@ class PredictorModel:
 
     def open(self, slot: int, source: Sequence[int], rules: Rules) -> None:
         self.kv[slot] = []
+        self._rules[slot] = rules
 
     def forward(self, work: Pass) -> list[Choice]:
         kv = self.kv[work.slot]
         kv[work.at :] = work.ids[work.at :]
+        rules = self._rules.get(work.slot, self.info.rules)
         choices = []
         for row in range(work.rows):
-            p = self._predict(kv[: len(kv) - work.rows + row + 1])
+            index = len(kv) - work.rows + row + 1
+            p = self._predict(kv[:index])
+            drawn = [p.draw]
+            if sampled(rules) or work.others:
+                logs = [-p.nll(t) for t in range(VOCABULARY)]
+                drawn = choose(logs, rules, index, work.others)
             judged = work.judge[row] if row < len(work.judge) else None
             distance = float("nan") if judged is None else p.nll(judged)
-            choices.append(Choice(p.draw, p.top, distance))
+            choices.append(Choice(drawn[0], p.top, distance, tuple(drawn[1:])))
         return choices
 
 

@@ -6,9 +6,10 @@ Written from the decision table alone and kept apart from the code that it judge
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import inf
+from dataclasses import dataclass, replace
+from math import exp, inf
 
+from bild_dist.sampling import gumbel, stream
 from bild_dist.types import Mode, Options, Role
 
 
@@ -21,6 +22,29 @@ class Distribution:
     nll: Callable[[int], float]
     gap: float = inf
     """Between the two largest probabilities: below 1e-4 the draw is a near-tie."""
+    width: int = 0
+    """Ids from here on do not exist. Only needed to draw with noise."""
+
+    def drawn(self, options: Options, position: int) -> Distribution:
+        """The same distribution with what temperature, top-k, top-p and noise make its draw.
+
+        Its gap is that of the scores, or of what decided who may be drawn at all, if smaller.
+        """
+        logs = {t: -self.nll(t) / options.temperature for t in range(self.width)}
+        ranked = sorted((t for t in logs if logs[t] > -inf), key=lambda t: (-logs[t], t))
+        kept = ranked[: options.top_k or None]
+        gaps = [logs[kept[-1]] - logs[t] for t in ranked[len(kept) :][:1]]
+        support, total, mass = [], sum(exp(logs[t]) for t in kept), 0.0
+        for token in kept:
+            if options.top_p < 1:
+                gaps.append(abs(mass / total - options.top_p))
+            if mass / total < options.top_p:
+                support.append(token)
+            mass += exp(logs[token])
+        key = stream(options.seed, position)
+        scores = sorted(((logs[t] + gumbel(key, t), -t) for t in support), reverse=True)
+        gaps += [scores[0][0] - score for score, _ in scores[1:2]]
+        return replace(self, draw=-scores[0][1], gap=min([inf, *gaps]))
 
 
 Predictor = Callable[[Sequence[int]], Distribution]
@@ -65,6 +89,8 @@ def reference(
 
     def ask(model: Predictor, line: Sequence[int]) -> Distribution:
         answer = model([*prompt, *line])
+        if options.temperature > 0:
+            answer = answer.drawn(options, len(line))
         gaps.append(answer.gap)
         return answer
 

@@ -118,7 +118,7 @@ def test_a_bad_line_fails_in_its_place_and_the_rest_goes_on(tmp_path: Path) -> N
 
 BAD_USE = {
     "an unknown option": (("--alpha-bf", "1", "x"), "--alpha-fb"),
-    "an option of a later version": (("--temperature", "1", "x"), "planned"),
+    "an option of a later version": (("--pair", "de-en", "x"), "planned"),
     "a threshold below its range": ((*PAIR, "--alpha-fb", "-0.1", "x"), "alpha_fb"),
     "a threshold that is no number": ((*PAIR, "--alpha-rb", "nan", "x"), "alpha_rb"),
     "an empty prompt": ((*PAIR, ""), "empty"),

@@ -368,7 +368,7 @@ def test_the_trace_has_the_format_that_viewers_read() -> None:
 @pytest.mark.parametrize(
     ("name", "needle"),
     [
-        ("page.txt", ".html"), ("page", ".html"), ("folder.html", "is a folder"),
+        ("page.txt", ".html"), ("page", ".html"), ("..", ".html"), ("folder.html", "is a folder"),
         ("taken.html", "is a folder"), ("nowhere/page.html", "does not exist"),
         ("in.html", "--input or --output"),
     ],
@@ -383,3 +383,10 @@ def test_a_place_that_cannot_be_written_is_refused_at_once(
     with pytest.raises(ConfigError, match=needle):
         Drawing(str(tmp_path / name), (None, str(tmp_path / "in.json")))
     assert before == sorted(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", ["", ".", "-", "/dev/null"])
+def test_a_place_without_a_name_is_no_page(path: str) -> None:
+    """An empty variable in somebody's script gives a sentence, not a traceback."""
+    with pytest.raises(ConfigError, match=r"\.html"):
+        Drawing(path)
