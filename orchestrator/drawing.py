@@ -46,9 +46,9 @@ class Drawing:
     def __init__(self, path: str, others: Iterable[str | None] = ()) -> None:
         self.recording = Recording()
         self._page = Path(path)
-        self._trace = self._page.with_suffix(".json")
         if self._page.suffix.lower() not in (".html", ".htm"):
-            raise ConfigError(f"--timeline {path} must end in .html: it becomes a page")
+            raise ConfigError(f"--timeline {path!r} must end in .html: it becomes a page")
+        self._trace = self._page.with_suffix(".json")
         taken = {Path(other).resolve() for other in others if other is not None}
         for file in (self._page, self._trace):
             if file.resolve() in taken:
