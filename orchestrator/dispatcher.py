@@ -132,7 +132,7 @@ class Dispatcher:
         """What requests of this setting have learned from each other."""
         setting = Options(
             mode=options.mode, schedule=options.schedule, alpha_fb=options.alpha_fb,
-            alpha_rb=options.alpha_rb, window=options.window,
+            alpha_rb=options.alpha_rb, window=options.window, temperature=options.temperature,
         )  # fmt: skip
         forecast = self._forecasts.pop(setting, None) or Forecast(self._costs, setting)
         self._forecasts[setting] = forecast

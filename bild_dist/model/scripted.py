@@ -15,11 +15,11 @@ from bild_dist.errors import InvalidRequest
 from bild_dist.kv.prefix import Prefix
 from bild_dist.messages import PROTOCOL, Encoded, Info, Rules
 from bild_dist.model.base import Choice, Pass
+from bild_dist.sampling import mix
 from bild_dist.types import Role
 
 END: Final = 0
 VOCABULARY: Final = 24
-_MASK: Final = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class Script:
 
     def __init__(self, rates: Rates, seed: int) -> None:
         self._rates = rates
-        self._seed = _mix(seed + 1)
+        self._seed = mix(seed + 1)
         self._known: dict[int, Position] = {}
 
     def at(self, digest: int) -> Position:
@@ -72,8 +72,8 @@ class Script:
 
     def _make(self, digest: int) -> Position:
         rates = self._rates
-        first = _mix(digest ^ self._seed)
-        second = _mix(first)
+        first = mix(digest ^ self._seed)
+        second = mix(first)
         low, value = (first & 0xFFFFFF) / (1 << 24) < rates.f, (first >> 24 & 0xFFFF) / 65536
         agree, apart = (second & 0xFFFFFF) / (1 << 24), (second >> 24 & 0xFFFF) / 65536
         large = 1 + (first >> 40 & 0xFFFF) % (VOCABULARY - 1)
@@ -81,7 +81,7 @@ class Script:
             large = END
         other = 1 + (large + (first >> 56) % (VOCABULARY - 2)) % (VOCABULARY - 1)
         confidence = 0.15 + 0.4 * value if low else 0.65 + 0.35 * value
-        second = _mix(second) / (1 << 64) < rates.second
+        second = mix(second) / (1 << 64) < rates.second
         if low:
             if agree >= rates.q:
                 return Position(other, confidence, large, 1 + 9 * apart, second)
@@ -148,11 +148,3 @@ class ScriptedModel:
         first = [position.large] if position.second and position.small != position.large else []
         rest = (t for t in range(1, VOCABULARY) if t not in (position.small, position.large))
         return tuple(islice(chain(first, rest), count))
-
-
-def _mix(value: int) -> int:
-    """A 64-bit finaliser: every bit of the result depends on every bit of the value."""
-    value = (value + 0x9E3779B97F4A7C15) & _MASK
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
-    return value ^ (value >> 31)
