@@ -84,7 +84,10 @@ class Options:
     """Most tokens that the small model writes in a row. At least 1 (paper, section 5.1: 10)."""
     verify_tail: bool = True
     """Check the final run of small tokens too. False reproduces Algorithm 1 as printed."""
-    schedule: Schedule = Schedule.PAPER
+    schedule: Schedule | None = None
+    """When the large model runs. None: `overlap` where the models have a device each, `through` where
+    they share one (`benchmarks/schedules.json`: there, drafting during a check only slows it).
+    """
     first: Role = Role.SMALL
     """Who may write the first token. `large` reproduces the authors' program."""
     branches: int = 1
@@ -112,7 +115,8 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, kind in (("mode", Mode), ("schedule", Schedule), ("first", Role)):
-            object.__setattr__(self, name, _member(name, kind, getattr(self, name)))
+            if name != "schedule" or self.schedule is not None:
+                object.__setattr__(self, name, _member(name, kind, getattr(self, name)))
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
         elif isinstance(self.stop, list):

@@ -184,7 +184,8 @@ def _generate_options(command: argparse.ArgumentParser) -> None:
     text.add_argument(
         "--schedule",
         choices=[s.value for s in Schedule],
-        help=f"when the large model runs; the text is the same (default: {default.schedule})",
+        help="when the large model runs; the text is the same (default: overlap where each model "
+        "has a device, else through)",
     )
     text.add_argument("--branches", type=int, metavar="M",
                       help=f"guesses to follow during a check, schedule overlap ({default.branches})")  # fmt: skip

@@ -13,7 +13,7 @@ from bild_dist.clock import now_ns
 from bild_dist.errors import BildError, LocalProtocolError
 from bild_dist.orchestrator.client import WorkerClient
 from bild_dist.orchestrator.dispatcher import Dispatcher
-from bild_dist.orchestrator.pairing import check_pair
+from bild_dist.orchestrator.pairing import check_pair, schedule_for
 from bild_dist.orchestrator.prompt import Prompt, prepare
 from bild_dist.orchestrator.session import Record
 from bild_dist.orchestrator.text import Stream, Text
@@ -143,6 +143,9 @@ class Decoder:
             DeadlineExceeded, WorkerUnavailable, WorkerFault, Overloaded: see `errors.py`.
         """
         merged = self._options.merged(options)
+        if merged.schedule is None:
+            small, large = self.workers[Role.SMALL].info, self.workers[Role.LARGE].info
+            merged = merged.merged({"schedule": schedule_for(small, large)})
         generation = Generation()
         started_ns = now_ns()
         work = self._write(prompt, merged, generation._events, generation._result, started_ns)

@@ -50,7 +50,9 @@ class _Lane:
 
     pending: dict[int, _Asked] = field(default_factory=dict)
     stopped: _Asked | None = None
+    opening_ns: int = 0
     opened_ns: int = 0
+    blocks: list[Block] = field(default_factory=list)
     free_ns: int = 0
     half_ns: int = 0
     fresh: bool = True
@@ -93,6 +95,7 @@ class _Teller:
             self._take_back()
         if isinstance(request, Open):
             self._begin = len(request.ids)
+            lane.opening_ns = at_ns
             self.story.prompt = request.source or request.ids
             self.story.roles.append(command.role)
         if not isinstance(request, Steer):
@@ -146,13 +149,14 @@ class _Teller:
         if not asked.answered:
             lane.half_ns = wire_ns // 2
         half_ns = lane.half_ns
-        free_ns = lane.free_ns if asked.answered else max(lane.free_ns, asked.sent_ns + half_ns)
+        begin_ns = 0 if asked.answered else asked.sent_ns + half_ns
         asked.answered = True
-        end_ns = max(back_ns - half_ns, free_ns)
+        end_ns = max(back_ns - half_ns, lane.free_ns, begin_ns)
         own = min(_own_passes(reply), reply.passes)
         surplus = reply.passes - own
         own_ns = reply.compute_ns * own // reply.passes if surplus else reply.compute_ns
-        start_ns = max(end_ns - own_ns, free_ns)
+        start_ns = self._room(lane, max(end_ns - own_ns, begin_ns))
+        free_ns = max(lane.free_ns, begin_ns)
         if surplus:
             self._carried(role, surplus, reply.compute_ns - own_ns, start_ns)
         elif lane.fresh and start_ns > end_ns - own_ns:
@@ -163,8 +167,28 @@ class _Teller:
             start_ns=start_ns, end_ns=end_ns, back_ns=back_ns, seen_ns=back_ns, wire_ns=wire_ns,
             passes=own, first=lane.fresh, check=_check(asked, reply),
         )  # fmt: skip
+        lane.blocks.append(block)
         lane.free_ns, lane.fresh = end_ns, False
         return block
+
+    def _room(self, lane: _Lane, from_ns: int) -> int:
+        """When the worker is free for a block from then on. Where the one before ends later, its
+        answer was slow and not its pass: it moves back, if need be with those before it.
+        """
+        moved, until_ns = 0, from_ns
+        for block in reversed(lane.blocks):
+            if block.end_ns <= until_ns:
+                break
+            _move(block, until_ns - block.end_ns)
+            until_ns, moved = block.start_ns, moved + 1
+        first = len(lane.blocks) - moved
+        free_ns = lane.blocks[first - 1].end_ns if first > 0 else 0
+        for block in lane.blocks[first:]:
+            # But not to before it was asked for.
+            _move(block, max(0, block.sent_ns - block.start_ns, free_ns - block.start_ns))
+            free_ns = block.end_ns
+        lane.free_ns = max(free_ns, self.story.from_ns)
+        return max(from_ns, lane.free_ns)
 
     def _kind(self, role: Role, reply: Drafted | Verified) -> Kind:
         if isinstance(reply, Verified):
@@ -177,24 +201,26 @@ class _Teller:
         lane = self._lanes[role]
         stopped, lane.stopped = lane.stopped, None
         sent_ns = stopped.sent_ns + lane.half_ns if stopped is not None else lane.free_ns
-        self._spent(role, Kind.STOPPED, max(lane.free_ns, sent_ns), spent_ns, before_ns, passes)
+        from_ns = min(max(lane.free_ns, sent_ns), self._room(lane, before_ns - spent_ns))
+        self._spent(role, Kind.STOPPED, max(lane.free_ns, from_ns), spent_ns, before_ns, passes)
 
     def _prefill(self, role: Role, asked: _Asked, spent_ns: int, before_ns: int) -> None:
         """The first answer computed for longer than it was asked for: the rest was done before."""
-        opened_ns = self._lanes[role].opened_ns or asked.sent_ns
-        self._spent(role, Kind.PREFILL, opened_ns, spent_ns, before_ns, 0)
+        lane = self._lanes[role]
+        from_ns = min(lane.opened_ns or asked.sent_ns, before_ns - spent_ns)
+        self._spent(role, Kind.PREFILL, max(from_ns, lane.opening_ns), spent_ns, before_ns, 0)
 
     def _spent(
         self, role: Role, kind: Kind, from_ns: int, spent_ns: int, before_ns: int, passes: int
     ) -> None:
         start_ns = min(from_ns, before_ns)
         end_ns = min(start_ns + spent_ns, before_ns)
-        self.story.blocks.append(
-            Block(
-                role=role, kind=kind, epoch=self._epoch, seq=0, sent_ns=start_ns, came_ns=start_ns,
-                start_ns=start_ns, end_ns=end_ns, back_ns=end_ns, seen_ns=end_ns, passes=passes,
-            )
+        block = Block(
+            role=role, kind=kind, epoch=self._epoch, seq=0, sent_ns=start_ns, came_ns=start_ns,
+            start_ns=start_ns, end_ns=end_ns, back_ns=end_ns, seen_ns=end_ns, passes=passes,
         )  # fmt: skip
+        self.story.blocks.append(block)
+        self._lanes[role].blocks.append(block)
 
     def _draft(self, block: Block, asked: _Asked, reply: Drafted) -> None:
         """Puts the tokens of a draft on the line, or aside where the line has changed."""
@@ -245,6 +271,12 @@ class _Teller:
             story.end = finish.reason.value
         elif finish.error is not None:
             story.end = f"{type(finish.error).__name__}: {finish.error}"
+
+
+def _move(block: Block, by_ns: int) -> None:
+    block.start_ns += by_ns
+    block.end_ns += by_ns
+    block.came_ns = min(max(block.came_ns + by_ns, block.sent_ns), block.start_ns)
 
 
 def _own_passes(reply: Drafted | Verified) -> int:

@@ -196,6 +196,6 @@ def schedule_of(options: Options, forecast: Forecast) -> Plan:
     Without `verify_tail` a verdict counts only once its run is known to end in a hand-over, so such
     a request keeps to `paper`.
     """
-    if options.schedule is Schedule.PAPER or not options.verify_tail:
+    if options.schedule in (None, Schedule.PAPER) or not options.verify_tail:
         return Paper(options)
     return Eager(options, forecast)
