@@ -77,8 +77,8 @@ def sampled(rules: Rules) -> bool:
 
 
 def choose(logs: Sequence[float], rules: Rules, index: int, others: int = 0) -> list[int]:
-    """The draw from a distribution, then the next best draws, best first; where fewer could be
-    drawn at all, any others of the vocabulary.
+    """The draw from a distribution, then the next best draws, best first; behind those, if needed,
+    the most likely of what cannot be drawn.
 
     `logs`: ln p of each id, nats (-inf where it may not stand). `index`: where in the line of ids,
     prompt included, the token will stand.

@@ -32,8 +32,8 @@ class Draw:
         self._noisy = sampled(rules)
 
     def choose(self, logits: torch.Tensor, index: int, others: int = 0) -> torch.Tensor:
-        """For each row the drawn id, then the next best draws, as many as asked for; where fewer
-        could be drawn at all, any others of the vocabulary.
+        """For each row the drawn id, then the next best draws, as many as asked for; behind those,
+        if needed, the most likely of what cannot be drawn.
 
         `index`: where in the line of ids the token of the first row will stand. Shapes: `logits`
         RV, float32; result R and 1 + `others`.
@@ -50,10 +50,16 @@ class Draw:
         scaled /= self._rules.temperature
         if not self._rules.top_k and self._rules.top_p == 1:
             scaled += gumbel(keys, torch.arange(logits.shape[1], device=logits.device))
-            return _best(scaled, others)
+            if others:
+                return scaled.topk(min(1 + others, scaled.shape[1]), -1).indices
+            return scaled.argmax(-1, keepdim=True)
         ids, scores = self._support(logits, scaled, 1 + others)
         scores += gumbel(keys, ids)
-        return ids.gather(-1, _best(scores, others))
+        if not others:
+            return ids.gather(-1, scores.argmax(-1, keepdim=True))
+        # Stable: what cannot be drawn stays in the order of its rank.
+        order = scores.sort(dim=-1, descending=True, stable=True).indices
+        return ids.gather(-1, order[:, : 1 + others])
 
     def _support(
         self, logits: torch.Tensor, scaled: torch.Tensor, least: int
@@ -106,12 +112,6 @@ def uniform(keys: Sequence[int], tokens: torch.Tensor) -> torch.Tensor:
 def gumbel(keys: Sequence[int], tokens: torch.Tensor) -> torch.Tensor:
     """`sampling.gumbel` of each row's key and each token, nats. Shapes as for `uniform`."""
     return uniform(keys, tokens).log_().neg_().log_().neg_()
-
-
-def _best(scores: torch.Tensor, others: int) -> torch.Tensor:
-    if not others:
-        return scores.argmax(-1, keepdim=True)
-    return scores.topk(min(1 + others, scores.shape[1]), -1).indices
 
 
 def _shifted(bits: torch.Tensor, by: int) -> torch.Tensor:
