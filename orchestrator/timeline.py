@@ -156,14 +156,13 @@ class _Teller:
         surplus = reply.passes - own
         own_ns = reply.compute_ns * own // reply.passes if surplus else reply.compute_ns
         start_ns = self._room(lane, max(end_ns - own_ns, begin_ns))
-        free_ns = max(lane.free_ns, begin_ns)
         if surplus:
             self._carried(role, surplus, reply.compute_ns - own_ns, start_ns)
         elif lane.fresh and start_ns > end_ns - own_ns:
             self._prefill(role, asked, own_ns - (end_ns - start_ns), start_ns)
         block = Block(
             role=role, kind=self._kind(role, reply), epoch=reply.epoch, seq=reply.seq,
-            sent_ns=asked.sent_ns, came_ns=max(start_ns - reply.queue_ns, free_ns),
+            sent_ns=asked.sent_ns, came_ns=max(start_ns - reply.queue_ns, lane.free_ns, begin_ns),
             start_ns=start_ns, end_ns=end_ns, back_ns=back_ns, seen_ns=back_ns, wire_ns=wire_ns,
             passes=own, first=lane.fresh, check=_check(asked, reply),
         )  # fmt: skip
@@ -220,7 +219,9 @@ class _Teller:
             start_ns=start_ns, end_ns=end_ns, back_ns=end_ns, seen_ns=end_ns, passes=passes,
         )  # fmt: skip
         self.story.blocks.append(block)
-        self._lanes[role].blocks.append(block)
+        lane = self._lanes[role]
+        lane.blocks.append(block)
+        lane.free_ns = end_ns
 
     def _draft(self, block: Block, asked: _Asked, reply: Drafted) -> None:
         """Puts the tokens of a draft on the line, or aside where the line has changed."""
