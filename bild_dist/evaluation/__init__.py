@@ -1,0 +1,1 @@
+"""What a pair of models is worth: measured, compared, predicted. Sits above the orchestrator."""
