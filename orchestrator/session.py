@@ -1,15 +1,27 @@
-"""The driver of one request: takes an event, hands it to the machine, carries out its commands."""
+"""The driver of one request: takes an event, hands it to the machine, carries out its commands.
+
+An answer is handled where it arrives, in the turn of the event loop that read it: a queue and a task
+of its own between the two would cost two more turns of the loop for every round trip.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import dataclasses
+import logging
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from bild_dist.clock import now_ns
-from bild_dist.errors import BildError, DeadlineExceeded, ProtocolError, WorkerUnavailable
+from bild_dist.errors import (
+    BildError,
+    DeadlineExceeded,
+    LocalProtocolError,
+    ProtocolError,
+    WorkerUnavailable,
+)
 from bild_dist.messages import Close, Drafted, Opened, Steer, Verified
 from bild_dist.orchestrator.client import Answer, WorkerClient
 from bild_dist.policy.events import (
@@ -30,7 +42,7 @@ Record: TypeAlias = Callable[[int, int, Event | Command], None]
 
 
 class Session:
-    """One request on its way. Owned by the task that runs `decode`."""
+    """One request on its way. Owned by the task that runs `decode`, on one event loop."""
 
     def __init__(
         self,
@@ -45,7 +57,9 @@ class Session:
         self._machine = machine
         self._workers = workers
         self._give = give
-        self._inbox: asyncio.Queue[Event] = asyncio.Queue()
+        self._waiting: deque[Event] = deque()
+        self._handling = False
+        self._finished: asyncio.Future[Finish] = asyncio.get_running_loop().create_future()
         self._record = record
         self._sent_ns: dict[tuple[Role, int, int], int] = {}
         self._times = Trace()
@@ -61,10 +75,8 @@ class Session:
                 worker.attach(number, self._sink(role))
         try:
             async with asyncio.timeout_at(deadline):
-                finish = self._carry_out(self._machine.start())
-                while finish is None:
-                    finish = self._carry_out(self._step(await self._inbox.get()))
-                return finish
+                self._carry_out(self._machine.start())
+                return await self._finished
         except TimeoutError:
             error = DeadlineExceeded(
                 "the text was not complete at its deadline: allow more seconds"
@@ -91,6 +103,25 @@ class Session:
             wall_ns=now_ns() - self._started_ns,
         )
 
+    def _take(self, event: Event) -> None:
+        """Handles an event, and those that come up while it is handled, in their order."""
+        self._waiting.append(event)
+        if self._handling:
+            return
+        self._handling = True
+        try:
+            while self._waiting and not self._finished.done():
+                self._carry_out(self._step(self._waiting.popleft()))
+        except Exception as error:
+            # This runs in the turn of whoever read the answer: a bug ends its own request, not the
+            # connection, and gives its slots back.
+            logging.getLogger(__name__).exception("a request failed")
+            finish = self._stop(LocalProtocolError(f"a bug in the orchestrator: {error!r}"))
+            if not self._finished.done():
+                self._finished.set_result(finish)
+        finally:
+            self._handling = False
+
     def _step(self, event: Event) -> list[Command]:
         self._note(event)
         try:
@@ -115,6 +146,8 @@ class Session:
                 if self._times.first_token_ns == 0:
                     self._times.first_token_ns = now_ns() - self._started_ns
                 self._give(command, finish is not None)
+        if finish is not None and not self._finished.done():
+            self._finished.set_result(finish)
         return finish
 
     def _send(self, command: ToWorker) -> None:
@@ -127,15 +160,15 @@ class Session:
         try:
             worker.post(command.request)
         except WorkerUnavailable as error:
-            self._inbox.put_nowait(Failed(error))
+            self._take(Failed(error))
 
     def _sink(self, role: Role) -> Callable[[Answer], None]:
         def sink(answer: Answer) -> None:
             if isinstance(answer, BildError):
-                self._inbox.put_nowait(Failed(answer))
+                self._take(Failed(answer))
             else:
                 wire_ns = self._measure(role, answer)
-                self._inbox.put_nowait(FromWorker(role, answer, wire_ns, now_ns()))
+                self._take(FromWorker(role, answer, wire_ns, now_ns()))
 
         return sink
 
