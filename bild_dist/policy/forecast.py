@@ -90,7 +90,7 @@ class Chances:
         self._stood = [0.0] * BUCKETS
         self._seen = [0.0] * BUCKETS
         self._expected = 0.0
-        self.table = prior
+        self._table: tuple[float, ...] | None = prior
 
     def saw(self, confidence: float, stood: bool) -> None:
         i = min(int(confidence * BUCKETS), BUCKETS - 1)
@@ -101,8 +101,18 @@ class Chances:
         self._seen[i] += 1
         self._stood[i] += stood
         self._expected += self._prior[i]
+        self._table = None
+
+    @property
+    def table(self) -> tuple[float, ...]:
+        """For each class of confidence the chance that a token stands."""
+        if self._table is None:
+            self._table = self._make()
+        return self._table
+
+    def _make(self) -> tuple[float, ...]:
         scale = (sum(self._stood) + _PRIOR_WEIGHT) / (self._expected + _PRIOR_WEIGHT)
-        self.table = tuple(
+        return tuple(
             self._surely((k + _CLASS_WEIGHT * min(scale * p, 1.0)) / (n + _CLASS_WEIGHT), n)
             for k, n, p in zip(self._stood, self._seen, self._prior, strict=True)
         )
