@@ -22,9 +22,7 @@ class Known:
     @classmethod
     def share(cls, hits: int, count: int, of: str) -> Self:
         """A share that was counted in `of`. `count` must not be 0."""
-        return cls(
-            value=hits / count, source=f"{hits} of {count} {of}", hits=hits, count=count
-        )
+        return cls(value=hits / count, source=f"{hits} of {count} {of}", hits=hits, count=count)
 
     @property
     def interval(self) -> tuple[float, float] | None:

@@ -1,0 +1,115 @@
+"""What to do, in plain sentences, each with the number behind it."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Final
+
+from bild_dist.evaluation.predict import ALONE, Cell
+from bild_dist.evaluation.study import Column, Findings, Verdict
+from bild_dist.types import Mode
+
+_WIDE: Final = 0.1
+"""From this share of the speed on, half the range is worth a word."""
+
+
+def advice(found: Findings) -> list[str]:
+    """Sentences about the placements, then about what could be done otherwise."""
+    sentences = [_about(column, found) for column in found.columns]
+    return [*sentences, _break_even(found), _windows(found), *_exact(found), *_doubts(found)]
+
+
+def _about(column: Column, found: Findings) -> str:
+    top, name = column.best, column.at.name
+    if column.verdict is Verdict.ALONE:
+        return (
+            f"{name}: the pair does not pay: the large model alone makes "
+            f"{column.alone.tokens_per_s:.1f} tokens/s, the pair {_speed(top)} at best ({top.row})."
+        )
+    if column.verdict is Verdict.TOGETHER:
+        together = found.together.best
+        return (
+            f"{name}: do not split: both models on one device make {together.tokens_per_s:.1f} "
+            f"tokens/s ({together.row}), split {_speed(top)} ({top.row})."
+        )
+    more = ""
+    if column.at.devices > 1 and found.together.verdict is Verdict.PAYS:
+        gain = top.tokens_per_s / found.together.best.tokens_per_s
+        more = f" and {gain:.2f} times one shared device"
+    return (
+        f"{name}: {top.row}, window {found.window}: {_speed(top)} tokens/s, {top.ratio:.2f} times "
+        f"the large model alone{more}."
+    )
+
+
+def _break_even(found: Findings) -> str:
+    over = f"Two hosts are faster than one shared device {_until(found.even_with_one_device_ms)}"
+    return f"{over}, and than the large model alone {_until(found.even_with_alone_ms)}."
+
+
+def _until(ms: float | None) -> str:
+    if ms is None:
+        return "at no round trip"
+    return "at any round trip" if ms == inf else f"up to a round trip of about {ms:.3g} ms"
+
+
+def _windows(found: Findings) -> str:
+    tried = ", ".join(str(window) for window in found.windows)
+    where = f"({found.fastest.best.row}, {found.fastest.at.name})"
+    asked, top = found.windows[found.window], found.windows[found.best_window]
+    if found.best_window == found.window:
+        return f"Window: none of {tried} is faster than {found.window} {where}."
+    text = "the text is the same" if found.mode is Mode.EXACT else "the text changes with it"
+    return (
+        f"Window: {found.best_window} is the fastest of {tried} {where}: {top:.1f} tokens/s, "
+        f"{top / asked - 1:.0%} more than {found.window}; {text}."
+    )
+
+
+def _exact(found: Findings) -> list[str]:
+    if found.mode is Mode.EXACT:
+        return []
+    cells = [cell for cell in found.fastest.cells if cell.row.mode is Mode.EXACT]
+    if not cells:
+        return []
+    top = max(cells, key=lambda cell: cell.tokens_per_s)
+    return [
+        f"The large model's own text, {found.fastest.at.name}: {top.row}: {_speed(top)} tokens/s, "
+        f"{top.ratio:.2f} times the large model alone."
+    ]
+
+
+def _doubts(found: Findings) -> list[str]:
+    """What is behind the numbers and weak."""
+    pair, sentences = found.pair, []
+    rates = {"f": pair.f, "q": pair.q, "rho": pair.rho, "mild": pair.mild}
+    used = set() if pair.agreement is not None and found.mode is Mode.EXACT else {"f", "q", "rho"}
+    if pair.agreement is None and any(
+        cell.row.mode is Mode.EXACT for cell in found.columns[0].cells if cell.row != ALONE
+    ):
+        used.add("mild")
+    weak = [
+        f"{name} = {known.value:g}"
+        for name, known in rates.items()
+        if name in used and known is not None and known.source.startswith("assumed")
+    ]
+    if weak:
+        sentences.append(
+            f"Nobody has measured {', '.join(weak)}: bild generate --schedule through --input "
+            "PROMPTS.jsonl --output OUT.jsonl, then bild plan --from-trace OUT.jsonl, does."
+        )
+    top = found.fastest.best
+    if top.low is not None and top.high is not None:
+        half = (top.high - top.low) / 2 / top.tokens_per_s
+        if half > _WIDE:
+            sentences.append(
+                f"The rates were counted on few tokens: the speeds are uncertain by {half:.0%}. "
+                "Four times as many halve that."
+            )
+    return sentences
+
+
+def _speed(cell: Cell) -> str:
+    if cell.low is None or cell.high is None:
+        return f"{cell.tokens_per_s:.1f}"
+    return f"{cell.tokens_per_s:.1f} ({cell.low:.1f} to {cell.high:.1f})"
