@@ -28,23 +28,26 @@ class Distribution:
     def drawn(self, options: Options, position: int) -> Distribution:
         """The same distribution with what temperature, top-k, top-p and noise make its draw.
 
-        Its gap is that of the scores, or of what decided who may be drawn at all, if smaller.
+        Its gap is the smallest change that would make it another: of the scores, or of what decides
+        whether this token or one with a better score may be drawn.
         """
         logs = {t: -self.nll(t) / options.temperature for t in range(self.width)}
         ranked = sorted((t for t in logs if logs[t] > -inf), key=lambda t: (-logs[t], t))
         kept = ranked[: options.top_k or None]
-        gaps = [logs[kept[-1]] - logs[t] for t in ranked[len(kept) :][:1]]
-        support, total, mass = [], sum(exp(logs[t]) for t in kept), 0.0
-        for token in kept:
-            if options.top_p < 1:
-                gaps.append(abs(mass / total - options.top_p))
-            if mass / total < options.top_p:
-                support.append(token)
-            mass += exp(logs[token])
+        total = sum(exp(logs[t]) for t in kept)
+        top_p = options.top_p if options.top_p < 1 else inf
+        before = {t: sum(exp(logs[s]) for s in kept[:i]) / total for i, t in enumerate(kept)}
+        support = [t for t in kept if before[t] < top_p]
         key = stream(options.seed, position)
-        scores = sorted(((logs[t] + gumbel(key, t), -t) for t in support), reverse=True)
-        gaps += [scores[0][0] - score for score, _ in scores[1:2]]
-        return replace(self, draw=-scores[0][1], gap=min([inf, *gaps]))
+        scores = {t: logs[t] + gumbel(key, t) for t in ranked}
+        best = max(support, key=lambda t: (scores[t], -t))
+        gaps = [scores[best] - scores[t] for t in support if t != best]
+        gaps += [top_p - before[best]] if best != ranked[0] else []
+        gaps += [logs[best] - logs[t] for t in ranked[len(kept) :][:1]]
+        for t in ranked:
+            if t not in support and scores[t] > scores[best]:
+                gaps.append(before[t] - top_p if t in kept else logs[kept[-1]] - logs[t])
+        return replace(self, draw=best, gap=min([inf, *gaps]))
 
 
 Predictor = Callable[[Sequence[int]], Distribution]
