@@ -7,10 +7,19 @@ import asyncio
 import pytest
 
 import bild_dist
+from bild_dist.orchestrator.decoder import Decoder
 from bild_dist.types import Schedule
 
 TOY = "seed=4&f=0.25&q=0.5&rho=0.05&end=0.01"
 PROMPTS = [f"prompt {i}" for i in range(6)]
+
+
+async def given_back(decoder: Decoder) -> None:
+    """Waits until both workers have all their slots again; the last Close may wait for a pass."""
+    async with asyncio.timeout(5):
+        for worker in decoder.workers.values():
+            while await worker.open_slots() > 0:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
 
 
 @pytest.mark.process
@@ -34,8 +43,7 @@ async def test_schedules_write_one_text(transport: str) -> None:
                 got = await text.result()
                 assert (want.tokens, want.sources) == (got.tokens, got.sources), schedule
                 assert got.trace.drafted >= got.trace.wasted >= 0
-        for worker in decoder.workers.values():
-            assert 0 == await worker.open_slots()
+        await given_back(decoder)
 
 
 @pytest.mark.process
@@ -48,8 +56,4 @@ async def test_cancelled_texts_leave_nothing_behind() -> None:
             for _ in range(number % 4):
                 await anext(text)
             await text.aclose()
-        for worker in decoder.workers.values():
-            # The last Close may wait for a pass to end.
-            async with asyncio.timeout(5):
-                while await worker.open_slots() > 0:
-                    await asyncio.sleep(0.02)
+        await given_back(decoder)
