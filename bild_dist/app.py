@@ -29,6 +29,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         from bild_dist.workers.__main__ import main as worker
 
         return worker(arguments[1:])
+    if arguments[:1] == ["bench"]:
+        from bild_dist.evaluation.bench.main import main as bench
+
+        return bench(arguments[1:], inproc)
+    if arguments[:1] == ["plan"]:
+        from bild_dist.evaluation.plan import main as plan
+
+        return plan(arguments[1:], inproc)
     from bild_dist.orchestrator.cli import main as cli
 
     return cli(arguments, inproc)

@@ -35,6 +35,8 @@ _COMMANDS: Final = {
     "generate": "write texts with a small and a large model",
     "worker": "run one model as a worker process",
     "launch": "start and watch the workers of a configuration",
+    "bench": "measure speed against other ways to run the same models",
+    "plan": "predict the speed of a pair of models for given or measured costs, and advise",
     "check": "say what works on this machine and what does not",
 }
 
@@ -73,7 +75,7 @@ def parser() -> Parser:
         elif name == "launch":
             command.add_argument("-c", "--config", metavar="FILE.toml", required=True)
         elif name == "check":
-            _pair_options(command)
+            pair_options(command)
     return top
 
 
@@ -118,7 +120,7 @@ def _run(arguments: argparse.Namespace, inproc: InProcess) -> int:
     return generate.main(generate.Job.from_arguments(arguments), config, addresses, inproc)
 
 
-def _pair_options(command: argparse.ArgumentParser) -> None:
+def pair_options(command: argparse.ArgumentParser) -> None:
     """Which models, where. Defaults stand in `config.py`, so that a file can give them too."""
     models = command.add_argument_group("models")
     worker, house = WorkerConfig(), OrchestratorConfig()
@@ -167,7 +169,7 @@ def _generate_options(command: argparse.ArgumentParser) -> None:
     files.add_argument("--timeline", metavar="FILE.html",
                        help="draw who ran when; a trace for Perfetto beside it, FILE.json")  # fmt: skip
     files.add_argument("--concurrency", type=int, metavar="N", help="requests under way at once")
-    _pair_options(command)
+    pair_options(command)
     text = command.add_argument_group("the text")
     text.add_argument("--mode", choices=[m.value for m in Mode], help=f"(default: {default.mode})")
     text.add_argument("--alpha-fb", type=float, metavar="P",

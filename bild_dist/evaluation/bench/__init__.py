@@ -1,0 +1,1 @@
+"""`bild bench`: speed against peers, in one command. Starts in `main.py`."""
