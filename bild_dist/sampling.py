@@ -47,7 +47,7 @@ def uniform(key: int, token: int) -> float:
 
     `key`: of a `stream`.
     """
-    return ((mix(key + (token + 1) * GOLDEN) >> 12) * 2 + 1) * 2.0**-53
+    return (mix(key + (token + 1) * GOLDEN) >> 11 | 1) * 2.0**-53
 
 
 def gumbel(key: int, token: int) -> float:

@@ -106,7 +106,7 @@ def uniform(keys: Sequence[int], tokens: torch.Tensor) -> torch.Tensor:
     bits ^= _shifted(bits, SHIFTS[1])
     bits *= _signed(FACTORS[1])
     bits ^= _shifted(bits, SHIFTS[2])
-    return _shifted(bits, 12).double().mul_(2).add_(1).mul_(2.0**-53)
+    return _shifted(bits, 11).bitwise_or_(1).double().mul_(2.0**-53)
 
 
 def gumbel(keys: Sequence[int], tokens: torch.Tensor) -> torch.Tensor:
