@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return bench(arguments[1:], inproc)
     if arguments[:1] == ["plan"]:
-        from bild_dist.evaluation.plan import main as plan
+        from bild_dist.evaluation.plan.main import main as plan
 
         return plan(arguments[1:], inproc)
     from bild_dist.orchestrator.cli import main as cli

@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 
 _Z: Final = 1.96
 """Standard deviations that hold 95 % of a normal law."""
+_ASSUMED: Final = "assumed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,11 @@ class Known:
     def share(cls, hits: int, count: int, of: str) -> Self:
         """A share that was counted in `of`. `count` must not be 0."""
         return cls(value=hits / count, source=f"{hits} of {count} {of}", hits=hits, count=count)
+
+    @property
+    def sure(self) -> bool:
+        """Whether somebody said or measured it."""
+        return not self.source.startswith(_ASSUMED)
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -51,4 +57,4 @@ def given(value: float) -> Known:
 
 def assumed(value: float, why: str) -> Known:
     """Nobody has measured it."""
-    return Known(value=value, source=f"assumed: {why}")
+    return Known(value=value, source=f"{_ASSUMED}: {why}")

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from bild_dist.evaluation.predict import ALONE, EQUAL, Cell, Pair, Placement, Predictor, Row, best
+from bild_dist.evaluation.plan.predict import (
+    ALONE,
+    EQUAL,
+    Cell,
+    Pair,
+    Placement,
+    Predictor,
+    Row,
+    best,
+)
 from bild_dist.types import Mode, Schedule
 
 WINDOWS: Final = (3, 5, 10, 16, 24)
@@ -130,11 +139,11 @@ def study(
 
 
 def _verdict(at: Placement, top: Cell, before: Sequence[Column]) -> Verdict:
-    if top.ratio < 1 + EQUAL:
-        return Verdict.ALONE
-    if at.devices > 1 and top.tokens_per_s < (1 + EQUAL) * before[0].best.tokens_per_s:
-        return Verdict.TOGETHER
-    return Verdict.PAYS
+    if at.devices > 1 and before[0].verdict is Verdict.PAYS:
+        # The pair pays on one device, so splitting has to beat that.
+        slower = top.tokens_per_s < (1 + EQUAL) * before[0].best.tokens_per_s
+        return Verdict.TOGETHER if slower else Verdict.PAYS
+    return Verdict.ALONE if top.ratio < 1 + EQUAL else Verdict.PAYS
 
 
 def _key_of(speeds: dict[int, float], speed: float) -> int:

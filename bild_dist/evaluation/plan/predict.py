@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from math import inf, sqrt
 from typing import Final, NamedTuple
 
-from bild_dist.evaluation.known import Known
+from bild_dist.evaluation.plan.known import Known
 from bild_dist.simulator import Costs, Rates, Report, simulate
 from bild_dist.types import Mode, Options, Schedule
 

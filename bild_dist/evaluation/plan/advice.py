@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import inf
 from typing import Final
 
-from bild_dist.evaluation.predict import ALONE, Cell
-from bild_dist.evaluation.study import Column, Findings, Verdict
+from bild_dist.evaluation.plan.predict import Cell
+from bild_dist.evaluation.plan.study import Column, Findings, Verdict
 from bild_dist.types import Mode
 
 _WIDE: Final = 0.1
@@ -82,21 +82,19 @@ def _exact(found: Findings) -> list[str]:
 def _doubts(found: Findings) -> list[str]:
     """What is behind the numbers and weak."""
     pair, sentences = found.pair, []
-    rates = {"f": pair.f, "q": pair.q, "rho": pair.rho, "mild": pair.mild}
-    used = set() if pair.agreement is not None and found.mode is Mode.EXACT else {"f", "q", "rho"}
-    if pair.agreement is None and any(
-        cell.row.mode is Mode.EXACT for cell in found.columns[0].cells if cell.row != ALONE
-    ):
-        used.add("mild")
-    weak = [
-        f"{name} = {known.value:g}"
-        for name, known in rates.items()
-        if name in used and known is not None and known.source.startswith("assumed")
-    ]
-    if weak:
+    write = "bild generate --input PROMPTS.jsonl --output OUT.jsonl"
+    rates = {"f": pair.f, "q": pair.q, "rho": pair.rho}
+    weak = [f"{n} = {k.value:g}" for n, k in rates.items() if k is not None and not k.sure]
+    if weak and (found.mode is Mode.BILD or pair.agreement is None):
         sentences.append(
-            f"Nobody has measured {', '.join(weak)}: bild generate --schedule through --input "
-            "PROMPTS.jsonl --output OUT.jsonl, then bild plan --from-trace OUT.jsonl, does."
+            f"Nobody has measured {', '.join(weak)}: {write} --schedule through, then bild plan "
+            "--from-trace OUT.jsonl."
+        )
+    modes = {cell.row.mode for cell in found.columns[0].cells}
+    if Mode.EXACT in modes and pair.agreement is None and not pair.mild.sure:
+        sentences.append(
+            f"Mode exact rests on mild = {pair.mild.value:g}, which nobody has measured: {write} "
+            "--mode exact counts how often both models agree."
         )
     top = found.fastest.best
     if top.low is not None and top.high is not None:

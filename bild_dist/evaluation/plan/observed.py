@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bild_dist.errors import ConfigError
-from bild_dist.evaluation.known import Known
+from bild_dist.evaluation.plan.known import Known
 from bild_dist.types import Mode, Source, Trace
 
 _CLEAR: Final = 8
@@ -34,22 +34,25 @@ _NEEDED: Final = ("small_passes", "large_passes", "draft_ns", "verify_ns")
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """One line: who wrote its tokens, and what it cost."""
+    """One line: who wrote its tokens, what it cost, and in which mode; None where that cannot be
+    told.
+    """
 
     sources: tuple[Source, ...]
     trace: Trace
+    mode: Mode | None
 
-    @property
-    def mode(self) -> Mode | None:
-        """What its sources say; None for a short text of hand-overs only."""
-        kinds = set(self.sources)
-        if kinds == {Source.LARGE}:
-            return Mode.LARGE
-        if kinds == {Source.SMALL} and self.trace.large_passes == 0:
-            return Mode.SMALL
-        if kinds != {Source.FALLBACK}:
-            return Mode.BILD
-        return Mode.EXACT if len(self.sources) >= _CLEAR else None
+
+def mode_of(sources: Sequence[Source], trace: Trace) -> Mode | None:
+    """What the sources say of the mode; None for a short text of hand-overs only."""
+    kinds = set(sources)
+    if kinds == {Source.LARGE}:
+        return Mode.LARGE
+    if kinds == {Source.SMALL} and trace.large_passes == 0:
+        return Mode.SMALL
+    if kinds != {Source.FALLBACK}:
+        return Mode.BILD
+    return Mode.EXACT if len(sources) >= _CLEAR else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +126,8 @@ def parse(line: str) -> Text:
         named = tuple(Source(source) for source in sources)
     except ValueError as error:
         raise ValueError(f"unknown source: {error}") from None
-    return Text(named, _trace(trace))
+    spent = _trace(trace)
+    return Text(named, spent, mode_of(named, spent))
 
 
 def _trace(found: Mapping[str, Any]) -> Trace:
