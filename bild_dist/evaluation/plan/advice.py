@@ -29,8 +29,8 @@ def _about(column: Column, found: Findings) -> str:
     if column.verdict is Verdict.TOGETHER:
         together = found.together.best
         return (
-            f"{name}: do not split: both models on one device make {together.tokens_per_s:.1f} "
-            f"tokens/s ({together.row}), split {_speed(top)} ({top.row})."
+            f"{name}: do not split: split makes {_speed(top)} tokens/s ({top.row}), both models on "
+            f"one device {together.tokens_per_s:.1f} ({together.row})."
         )
     more = ""
     if column.at.devices > 1 and found.together.verdict is Verdict.PAYS:

@@ -19,7 +19,7 @@ from bild_dist.evaluation.plan.advice import advice
 from bild_dist.evaluation.plan.known import Known, assumed, given
 from bild_dist.evaluation.plan.observed import Observed, read
 from bild_dist.evaluation.plan.options import SHARES, TRANSPORTS, TRIPS_MS, Asked, asked
-from bild_dist.evaluation.plan.predict import Pair, Placement, Predictor
+from bild_dist.evaluation.plan.predict import Pair, Placement, Predictor, Row
 from bild_dist.evaluation.plan.study import rows_of, study
 from bild_dist.orchestrator.decoder import Decoder
 from bild_dist.orchestrator.opening import connected, launched
@@ -73,7 +73,7 @@ def _main(ask: Asked, inproc: InProcess) -> int:
                 "and --rho"
             )
         window, length = ask.options.window, ask.length
-        if observed is not None:
+        if observed is not None and ask.files:
             length = length or max(2, min(round(observed.length), 4096))
             window = window if ask.window_given else observed.window or window
         predictor = Predictor(
@@ -82,7 +82,7 @@ def _main(ask: Asked, inproc: InProcess) -> int:
         )  # fmt: skip
         trips = _trips(seen)
         findings = study(predictor, pair, _placements(trips, ask.trips), rows, window)
-    sentences, numbers = advice(findings), _numbers(pair, rows[1].mode, trips)
+    sentences, numbers = advice(findings), _numbers(pair, rows, seen, trips)
     complaints = observed.complaints if observed is not None else ()
     if not ask.json:
         sheet.show(findings, numbers, sentences, complaints)
@@ -179,7 +179,7 @@ def _trips(seen: Seen) -> dict[str, Known]:
     trips = {name: assumed(ms, "usual on one host") for name, ms in USUAL_MS.items()}
     trips.update(seen.trips)
     if seen.observed is not None and seen.observed.trip_ms is not None and not seen.timed:
-        trips["as recorded"] = seen.observed.trip_ms
+        trips["recorded"] = seen.observed.trip_ms
     return trips
 
 
@@ -198,14 +198,19 @@ def _placements(trips: Mapping[str, Known], further: Sequence[float]) -> list[Pl
     return [shared, *one_host, *two_hosts]
 
 
-def _numbers(pair: Pair, mode: Mode, trips: Mapping[str, Known]) -> dict[str, Known]:
-    """What the plan rests on, by the names that people see."""
+def _numbers(
+    pair: Pair, rows: Sequence[Row], seen: Seen, trips: Mapping[str, Known]
+) -> dict[str, Known]:
+    """What the plan rests on, by name."""
+    modes = {row.mode for row in rows}
+    derived = Mode.EXACT in modes and pair.agreement is None
     found = {
-        "small pass": pair.small_ms, "small token": pair.small_token_ms,
-        "large pass": pair.large_ms, "large token": pair.large_token_ms,
-        "f (unsure)": pair.f, "q (right when unsure)": pair.q, "rho (overruled)": pair.rho,
-        "mild (differs, stands)": pair.mild if pair.agreement is None else None,
-        "agreement (mode exact)": pair.agreement,
-        **{f"{name} round trip": known for name, known in trips.items()},
+        "small_ms": pair.small_ms, "small_token_ms": pair.small_token_ms,
+        "large_ms": pair.large_ms, "large_token_ms": pair.large_token_ms,
+        **({"f": pair.f, "q": pair.q, "rho": pair.rho} if Mode.BILD in modes or derived else {}),
+        "mild": pair.mild if derived else None,
+        "agreement": pair.agreement if Mode.EXACT in modes else None,
+        **{f"round_trip_{name}_ms": known for name, known in trips.items()},
+        "tokens_per_s": seen.observed.tokens_per_s if seen.observed else None,
     }  # fmt: skip
     return {name: known for name, known in found.items() if known is not None}

@@ -74,7 +74,8 @@ class Observed:
     window: int | None = None
     length: float = 0.0
     """Tokens of a text, mean."""
-    large_passes: int = 0
+    tokens_per_s: Known | None = None
+    """What the texts themselves were written with, one by one: to be held against a prediction."""
     complaints: tuple[str, ...] = ()
     """Lines that were left out, each with the reason."""
 
@@ -90,8 +91,10 @@ def read(paths: Sequence[str]) -> Observed:
     for path in paths:
         try:
             lines = Path(path).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--from-trace {path} cannot be read: {error}") from None
+        except OSError as error:
+            raise ConfigError(f"--from-trace {path} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"--from-trace {path} is not UTF-8 text") from None
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
@@ -164,7 +167,6 @@ def observe(texts: Sequence[Text], complaints: Iterable[str] = ()) -> Observed:
         if exact.guessed
         else None,
         length=sum(len(text.sources) for text in texts) / len(texts),
-        large_passes=_sum(texts).large_passes,
         complaints=tuple(complaints),
         **_of_bild(by_mode.get(Mode.BILD, [])),
     )
@@ -182,8 +184,17 @@ def _of_bild(texts: Sequence[Text]) -> dict[str, Any]:
         "f": Known.share(unsure, sure + unsure, "positions") if sure + unsure else None,
         "rho": Known.share(rollbacks, sure, "sure positions") if sure else None,
         "q": Known.share(trace.hits, trace.guessed, "guesses") if trace.guessed else None,
+        "tokens_per_s": _speed(texts),
         "window": next((run for text in texts if (run := _window(text.sources))), None),
     }
+
+
+def _speed(texts: Sequence[Text]) -> Known | None:
+    wall_ns = sum(text.trace.wall_ns for text in texts)
+    if wall_ns == 0:
+        return None
+    tokens = sum(len(text.sources) for text in texts)
+    return Known(value=tokens * 1e9 / wall_ns, source=f"{len(texts)} texts of mode bild")
 
 
 def _window(sources: Sequence[Source]) -> int | None:

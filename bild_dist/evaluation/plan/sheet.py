@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +15,18 @@ from bild_dist.evaluation.plan.study import Column, Findings
 
 _WIDTH = 16, 13
 """Columns of the terminal for the names of the rows, and for each placement."""
+_MEANINGS: Final = {
+    "small_ms": "a pass of the small model, ms",
+    "small_token_ms": "and for each token of it, ms",
+    "large_ms": "a pass of the large model, ms",
+    "large_token_ms": "and for each token of it, ms",
+    "f": "f: unsure positions",
+    "q": "q: of these, guessed right",
+    "rho": "rho: of the others, overruled",
+    "mild": "mild: of the others, only different",
+    "agreement": "mode exact: both draw the same",
+    "tokens_per_s": "these texts themselves, tokens/s",
+}
 
 
 def show(
@@ -27,7 +40,7 @@ def show(
     out = Console(highlight=False, markup=False, emoji=False)
     out = Console(highlight=False, markup=False, emoji=False, width=max(out.width, least))
     for name, known in numbers.items():
-        out.print(f"{name:<24}{_number(name, known):>12}   {known.source}{_interval(known)}")
+        out.print(f"{_said(name):<34}{known.value:>8.4g}   {known.source}{_interval(known)}")
     out.print()
     out.print(_table(findings))
     out.print("tokens/s, times the speed of the large model alone, large passes a token\n")
@@ -38,12 +51,10 @@ def show(
         err.print(f"left out: {complaint}")
 
 
-def _number(name: str, known: Known) -> str:
-    return (
-        f"{known.value:.4g} ms"
-        if name.endswith(("pass", "token", "trip"))
-        else f"{known.value:.4g}"
-    )
+def _said(name: str) -> str:
+    if name in _MEANINGS:
+        return _MEANINGS[name]
+    return f"round trip {name.removeprefix('round_trip_').removesuffix('_ms')}, ms"
 
 
 def _interval(known: Known) -> str:
