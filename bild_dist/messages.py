@@ -154,7 +154,8 @@ class Encoded:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Open:
     """Takes a slot. `ids` is the decoder prompt, prefilled all but its last; `source` goes to the
-    encoder.
+    encoder. `optional`: a slot that may be refused at once, and taken back for a request that needs
+    one.
     """
 
     session: int
@@ -163,6 +164,7 @@ class Open:
     ids: tuple[int, ...]
     source: tuple[int, ...]
     rules: Rules
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -183,7 +183,7 @@ class World:
         request = _Request(self, number, outcome, done)
         for role, worker in self._workers.items():
             for session in machine.sessions:
-                worker.sinks[session] = request.sink(role)
+                worker.sinks[session] = request.sink(role, session)
         self.after(0, request.start)
         if cancel_ns is not None:
             error = InvalidRequest("cancelled")
@@ -242,16 +242,16 @@ class _Request:
     def start(self) -> None:
         self._carry_out(self._outcome.machine.start())
 
-    def sink(self, role: Role) -> Callable[[Reply | BildError], None]:
+    def sink(self, role: Role, number: int) -> Callable[[Reply | BildError], None]:
         def sink(reply: Reply | BildError) -> None:
             if isinstance(reply, BildError):
-                self.handle(events.Failed(reply))
+                self.handle(events.Failed(reply, number))
             elif isinstance(reply, Opened | Drafted | Verified):
                 self.handle(
                     events.FromWorker(role, reply, self._wire_ns(role, reply), self._world.now_ns)
                 )
             elif isinstance(reply, Failed):
-                self.handle(events.Failed(revive(reply.error, reply.message)))
+                self.handle(events.Failed(revive(reply.error, reply.message), number))
 
         return sink
 

@@ -12,11 +12,18 @@ from collections.abc import Callable
 from typing import Any, Final, Self, TypeAlias
 
 from bild_dist.clock import now_ns
-from bild_dist.errors import BildError, RemoteProtocolError, WorkerUnavailable, revive
+from bild_dist.errors import (
+    BildError,
+    InvalidRequest,
+    RemoteProtocolError,
+    WorkerUnavailable,
+    revive,
+)
 from bild_dist.messages import (
     PROTOCOL,
     Bye,
     Chunk,
+    Draft,
     Drafted,
     Encode,
     Encoded,
@@ -25,10 +32,12 @@ from bild_dist.messages import (
     Hello,
     Info,
     Message,
+    Open,
     Opened,
     Ping,
     Pong,
     Verified,
+    Verify,
 )
 from bild_dist.transport import connect
 from bild_dist.transport.base import Channel
@@ -37,6 +46,8 @@ from bild_dist.types import Role
 BEAT_S: Final = 0.5
 SILENT_NS: Final = 2_000_000_000
 """Without an answer for so long a worker counts as frozen."""
+FILE_LIMIT: Final = 256 * 1024 * 1024
+"""Largest tokenizer file that is taken, bytes."""
 STUCK_FACTOR: Final = 5
 STUCK_FLOOR_NS: Final = 20_000_000_000
 """A pass is never called stuck before this: a busy host can slow a short one a hundredfold."""
@@ -146,8 +157,7 @@ class WorkerClient:
         self._sinks.pop(session, None)
 
     def post(self, message: Message) -> None:
-        """Queues a message; order is kept. To a lost worker it is dropped: its requests have been
-        told.
+        """Queues a message; order is kept.
 
         Raises:
             WorkerUnavailable: the worker is lost.
@@ -165,7 +175,9 @@ class WorkerClient:
             if not isinstance(chunk, Chunk):
                 raise RemoteProtocolError(f"{self._who} answered a Fetch with something else")
             data += chunk.data
-            if len(data) >= chunk.total or not chunk.data:
+            if chunk.total > FILE_LIMIT or not (chunk.data or len(data) >= chunk.total):
+                raise RemoteProtocolError(f"{self._who} sends a file {name} that is none")
+            if len(data) >= chunk.total:
                 return data
 
     async def open_slots(self) -> int:
@@ -200,7 +212,23 @@ class WorkerClient:
 
     async def _write(self) -> None:
         while (message := await self._outbox.get()) is not None:
-            await self._channel.send(message)
+            try:
+                await self._channel.send(message)
+            except InvalidRequest as error:
+                # What no wire carries (too large, half a character) is its sender's fault alone.
+                self._refuse(message, error)
+
+    def _refuse(self, message: Message, error: InvalidRequest) -> None:
+        if isinstance(message, Open | Draft | Verify):
+            sink = self._sinks.get(message.session)
+            if sink is not None:
+                sink(error)
+        elif isinstance(message, Fetch | Encode):
+            question = self._questions.get(message.seq)
+            if question is not None and not question.done():
+                question.set_exception(error)
+        else:
+            raise error
 
     async def _read(self) -> None:
         while True:
@@ -271,10 +299,10 @@ class WorkerClient:
             if sink is not None:
                 sink(error)
             return
-        question = self._questions.get(failed.seq)
-        if question is None:
+        if failed.seq == 0:
             raise error
-        if not question.done():
+        question = self._questions.get(failed.seq)
+        if question is not None and not question.done():
             question.set_exception(error)
 
     def _lose(self, error: BildError) -> None:

@@ -12,6 +12,7 @@ import dataclasses
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeAlias
 
 from bild_dist.clock import now_ns
@@ -70,12 +71,12 @@ class Session:
 
         Cancelling it closes the request on both workers and gives nothing more.
         """
-        for role, worker in self._workers.items():
+        for role in self._machine.roles:
             for number in self._machine.sessions:
-                worker.attach(number, self._sink(role))
+                self._workers[role].attach(number, self._sink(role, number))
         try:
             async with asyncio.timeout_at(deadline):
-                self._carry_out(self._machine.start())
+                self._guarded(self._machine.start)
                 return await self._finished
         except TimeoutError:
             error = DeadlineExceeded(
@@ -86,9 +87,9 @@ class Session:
             self._stop(DeadlineExceeded("the request was cancelled"))
             raise
         finally:
-            for worker in self._workers.values():
+            for role in self._machine.roles:
                 for number in self._machine.sessions:
-                    worker.detach(number)
+                    self._workers[role].detach(number)
 
     def trace(self) -> Trace:
         """Counts of the machine with the times measured here."""
@@ -109,9 +110,13 @@ class Session:
         if self._handling:
             return
         self._handling = True
+        while self._waiting and not self._finished.done():
+            self._guarded(partial(self._step, self._waiting.popleft()))
+        self._handling = False
+
+    def _guarded(self, step: Callable[[], list[Command]]) -> None:
         try:
-            while self._waiting and not self._finished.done():
-                self._carry_out(self._step(self._waiting.popleft()))
+            self._carry_out(step())
         except Exception as error:
             # This runs in the turn of whoever read the answer: a bug ends its own request, not the
             # connection, and gives its slots back.
@@ -119,8 +124,6 @@ class Session:
             finish = self._stop(LocalProtocolError(f"a bug in the orchestrator: {error!r}"))
             if not self._finished.done():
                 self._finished.set_result(finish)
-        finally:
-            self._handling = False
 
     def _step(self, event: Event) -> list[Command]:
         self._note(event)
@@ -138,11 +141,14 @@ class Session:
     def _carry_out(self, commands: list[Command]) -> Finish | None:
         last = commands[-1] if commands else None
         finish = last if isinstance(last, Finish) else None
+        # Workers first: they need not wait for the text, and get their slots back whatever happens
+        # to it.
         for command in commands:
             self._note(command)
             if isinstance(command, ToWorker):
                 self._send(command)
-            elif isinstance(command, Emit):
+        for command in commands:
+            if isinstance(command, Emit):
                 if self._times.first_token_ns == 0:
                     self._times.first_token_ns = now_ns() - self._started_ns
                 self._give(command, finish is not None)
@@ -162,10 +168,10 @@ class Session:
         except WorkerUnavailable as error:
             self._take(Failed(error))
 
-    def _sink(self, role: Role) -> Callable[[Answer], None]:
+    def _sink(self, role: Role, number: int) -> Callable[[Answer], None]:
         def sink(answer: Answer) -> None:
             if isinstance(answer, BildError):
-                self._take(Failed(answer))
+                self._take(Failed(answer, number))
             else:
                 wire_ns = self._measure(role, answer)
                 self._take(FromWorker(role, answer, wire_ns, now_ns()))
@@ -173,8 +179,14 @@ class Session:
         return sink
 
     def _note(self, what: Event | Command) -> None:
-        if self._record is not None:
+        if self._record is None:
+            return
+        try:
             self._record(self._number, now_ns(), what)
+        except Exception:
+            # Whoever watches does not decide whether there is a text.
+            logging.getLogger(__name__).exception("a recorder failed and is asked no more")
+            self._record = None
 
     def _measure(self, role: Role, answer: Opened | Drafted | Verified) -> int:
         """Keeps the times of an answer. Returns what its round trip took beyond the worker's own."""

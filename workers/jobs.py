@@ -19,6 +19,9 @@ from bild_dist.model.base import Choice, Model, Pass
 from bild_dist.policy.outlook import Draughtsman
 from bild_dist.policy.rules import stands
 
+OTHERS_LIMIT = 16
+"""Most candidates that a draft names behind its own choice."""
+
 PREFILL_CHUNK = 256
 """Prompt tokens per pass: short enough that a heartbeat's progress counter moves."""
 
@@ -67,6 +70,8 @@ def draft(slot: Slot, command: Draft, run: Runner, meter: Meter) -> Steps:
     prefix, rules = slot.prefix, slot.rules
     if command.limit < 1 or len(prefix) + len(command.tokens) + command.limit > rules.limit:
         raise RemoteProtocolError(f"a draft of {command.limit} tokens leaves the text's bounds")
+    if not 0 <= command.others <= OTHERS_LIMIT:
+        raise RemoteProtocolError(f"a draft names up to {OTHERS_LIMIT} other candidates")
     at = len(prefix)
     prefix.extend(command.tokens)
     tokens: list[int] = []

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from typing import Any, Final, TypeAlias
 
 from bild_dist.clock import now_ns
@@ -38,6 +39,9 @@ Clock: TypeAlias = Callable[[], int]
 WAITING_LIMIT: Final = 1024
 """Requests that may wait for a slot before the next one is refused."""
 
+JOBS_LIMIT: Final = 16
+"""Commands of one request that may wait; a proper peer has two or three."""
+
 _END: Final[Any] = object()
 
 
@@ -63,6 +67,8 @@ class Work:
 
     slot: Slot
     meter: Meter
+    optional: bool
+    """Whether its slot may be taken back for a request that needs one."""
     jobs: deque[Job] = field(default_factory=deque)
 
     @property
@@ -140,8 +146,13 @@ class Turns:
     def _open(self, owner: Owner, command: Open) -> None:
         if owner in self._work:
             self._repeat(owner, self._work[owner], command)
-        elif self._pool.has_room:
+            return
+        if not (command.optional or self._pool.has_room):
+            self._evict()
+        if self._pool.has_room:
             self._grant(owner, command)
+        elif command.optional:
+            self._fail(owner.connection, command, Overloaded("no slot is free for a second guess"))
         elif len(self._waiting) < WAITING_LIMIT:
             self._waiting[owner] = command
         else:
@@ -156,7 +167,7 @@ class Turns:
             return
         slot = self._pool.take(owner, command.rules)
         slot.epoch, slot.seq = command.epoch, command.seq
-        work = self._work[owner] = Work(slot, Meter(self._clock))
+        work = self._work[owner] = Work(slot, Meter(self._clock), command.optional)
         opened = Opened(session=command.session, epoch=command.epoch, seq=command.seq)
         slot.answers.append(opened)
         self._deliver(owner.connection, opened)
@@ -169,6 +180,10 @@ class Turns:
         for name, ids in (("prompt", command.ids), ("source", command.source)):
             if not all(0 <= token < info.rules.vocabulary for token in ids):
                 raise InvalidRequest(f"the {name} has ids outside the vocabulary of {info.model}")
+        if not 0 < rules.repetition_penalty < inf:
+            raise InvalidRequest(
+                f"repetition_penalty = {rules.repetition_penalty} must be a number above 0"
+            )
         if not 0 < rules.vocabulary <= info.rules.vocabulary:
             raise InvalidRequest(f"{info.model} has {info.rules.vocabulary} token ids")
         if not 0 < len(command.ids) == rules.begin < rules.limit <= info.max_length:
@@ -189,6 +204,10 @@ class Turns:
             return
         slot = work.slot
         if command.epoch < slot.epoch:
+            return
+        if len(work.jobs) >= JOBS_LIMIT:
+            error = RemoteProtocolError("too many commands of one request wait")
+            self._fail(owner.connection, command, error)
             return
         if command.seq <= slot.seq:
             self._repeat(owner, work, command)
@@ -240,6 +259,12 @@ class Turns:
             waiting = next(iter(self._waiting))
             self._grant(waiting, self._waiting.pop(waiting))
 
+    def _evict(self) -> None:
+        """Takes back a slot that was only lent."""
+        lent = next((owner for owner, work in self._work.items() if work.optional), None)
+        if lent is not None:
+            self._close(lent)
+
     def forget(self, connection: Hashable) -> None:
         """Frees every slot of a connection that has ended."""
         for owner in [*self._waiting, *self._work]:
@@ -260,8 +285,11 @@ class Turns:
         try:
             reply = next(job.steps, _END)
         except (InvalidRequest, RemoteProtocolError) as error:
-            work.jobs.clear()
             self._fail(owner.connection, job.command, error)
+            work.jobs.clear()
+            if isinstance(job.command, Open):
+                # The model holds nothing for this slot, or what the request before it left there.
+                self._close(owner)
             return
         if reply is _END:
             work.jobs.popleft()
@@ -274,9 +302,11 @@ class Turns:
     def _run(self, work: Work, task: Pass) -> list[Choice]:
         length = len(task.ids) - task.at
         self._length, self._started_ns = length, self._clock()
-        choices = self._model.forward(task)
-        spent_ns = self._clock() - self._started_ns
-        self._started_ns = 0
+        try:
+            choices = self._model.forward(task)
+            spent_ns = self._clock() - self._started_ns
+        finally:
+            self._started_ns = 0
         self.passes += 1
         usual_ns = self._usual_ns.get(_bucket(length), spent_ns)
         self._usual_ns[_bucket(length)] = usual_ns + (spent_ns - usual_ns) // 8

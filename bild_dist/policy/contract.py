@@ -6,8 +6,6 @@ Each check raises RemoteProtocolError and changes nothing. The meaning of the fi
 
 from __future__ import annotations
 
-from math import isfinite
-
 from bild_dist.errors import RemoteProtocolError
 from bild_dist.kv.prefix import Prefix
 from bild_dist.messages import Draft, Drafted, Rules, Verified, Verify
@@ -22,7 +20,16 @@ def check_drafted(asked: Draft, reply: Drafted, line: Prefix, rules: Rules) -> N
     _require(len(reply.tokens) == len(reply.confidences), "as many confidences as tokens")
     _require(written <= asked.limit, "no more tokens than asked for")
     _require(all(0 <= t < rules.vocabulary for t in reply.tokens), "tokens of the vocabulary")
-    _require(all(isfinite(c) for c in reply.confidences), "finite confidences")
+    _require(all(_is_chance(c) for c in reply.confidences), "probabilities as confidences")
+    _require(reply.low == low, "a low position only below the threshold")
+    _require(not low or _is_chance(reply.low_confidence), "a probability as low confidence")
+    _require(
+        not low or 0 <= reply.low_token < rules.vocabulary,
+        "a token of the vocabulary at a low position",
+    )
+    _require(
+        all(0 <= t < rules.vocabulary for t in reply.others), "other candidates of the vocabulary"
+    )
     unsure = sum(c < asked.outlook.alpha_fb for c in reply.confidences)
     _require(len(reply.others) == asked.others * unsure, "the other candidates that were asked for")
     _require(not any(t in rules.end_ids for t in reply.tokens[:-1]), "nothing behind an end token")
@@ -47,6 +54,11 @@ def check_verified(asked: Verify, reply: Verified, rules: Rules) -> None:
         asked.at <= reply.length <= fed - count + reply.accepted, "a length within what it accepted"
     )
     _require(reply.passes >= 0, "a count of passes")
+
+
+def _is_chance(value: float) -> bool:
+    """Whether this is a probability, give or take its rounding; nan is none."""
+    return 0 <= value <= 1 + 1e-3
 
 
 def _require(ok: bool, what: str) -> None:

@@ -28,9 +28,12 @@ class FromWorker:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A worker is lost, or a command of this request failed on it."""
+    """A worker is lost, or a command of this request failed on it. `session`: the number that the
+    error speaks of; 0 for the request as a whole.
+    """
 
     error: BildError
+    session: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,7 @@ from bild_dist.policy.events import (
 )
 from bild_dist.policy.forecast import Costs, Forecast
 from bild_dist.policy.line import Line, Stops
+from bild_dist.policy.outlook import Draughtsman
 from bild_dist.policy.schedule import Ask, schedule_of
 from bild_dist.policy.spare import Spares
 from bild_dist.types import FinishReason, Mode, Options, Role, Source
@@ -90,7 +91,7 @@ class Machine:
         self._stops = stops
         # Every request takes its slots in this order, so two of them never hold one each for ever.
         both = (Role.LARGE, Role.SMALL)
-        self._roles = {Mode.LARGE: both[:1], Mode.SMALL: both[1:]}.get(options.mode, both)
+        self.roles = {Mode.LARGE: both[:1], Mode.SMALL: both[1:]}.get(options.mode, both)
         self._line = Line(ids, rules, options)
         forecast = forecast if forecast is not None else Forecast(Costs(), options)
         self._schedule = schedule_of(options, forecast)
@@ -106,8 +107,10 @@ class Machine:
         self._stale = False
         """Whether the small worker runs a draft that was taken back."""
         self._opened: list[Role] = []
-        spares = options.branches - 1 if len(self._roles) == 2 and self._schedule.aside() else 0
+        spares = options.branches - 1 if len(self.roles) == 2 and self._schedule.aside() else 0
         self._spares = Spares(spares, session, rules, self.books)
+        self.sessions = [session, *self._spares.sessions]
+        """Numbers that answers to this request may carry: its own, and those of its spare slots."""
         self._done = False
 
     def __repr__(self) -> str:
@@ -118,11 +121,6 @@ class Machine:
         )
 
     @property
-    def sessions(self) -> list[int]:
-        """Numbers that answers to this request may carry: its own, and those of its spare slots."""
-        return [self._session, *self._spares.sessions]
-
-    @property
     def done(self) -> bool:
         return self._done
 
@@ -130,7 +128,7 @@ class Machine:
         """The first command. Called once."""
         if self._opened:
             raise LocalProtocolError("the machine has been started before")
-        return [self._open(self._roles[0])]
+        return [self._open(self.roles[0])]
 
     def handle(self, event: Event) -> list[Command]:
         """Takes one event; returns what to do, in order.
@@ -140,6 +138,8 @@ class Machine:
             LocalProtocolError: the answer is to no command of this request.
         """
         if self._done:
+            return []
+        if isinstance(event, Failed) and self._spares.lost(event.session):
             return []
         if isinstance(event, Failed | Cancelled):
             return self._finish(None, event.error)
@@ -177,15 +177,15 @@ class Machine:
 
     def _on_opened(self, role: Role) -> list[Command]:
         del self._pending[role]
-        if len(self._opened) < len(self._roles):
-            return [self._open(self._roles[len(self._opened)])]
+        if len(self._opened) < len(self.roles):
+            return [self._open(self.roles[len(self._opened)])]
         return [*self._work(), *self._spares.open(self._line.prefix.ids, self._source)]
 
     def _on_drafted(self, role: Role, asked: Draft, reply: Drafted) -> list[Command]:
         self._held[role] = reply.length
         if reply.final:
             del self._pending[role]
-        if role is Role.LARGE or len(self._roles) == 1:
+        if role is Role.LARGE or len(self.roles) == 1:
             return self._write_alone(reply)
         if not reply.final and not self._ahead:
             # The first report of a draft that goes on: the worker takes it as needed no longer.
@@ -194,12 +194,12 @@ class Machine:
         self._line.draft(reply.tokens, reply.confidences, asked.outlook, reply.others)
         if Role.LARGE not in self._pending:
             self._schedule.drafted(reply.passes, asked=reply.final)
-        if reply.low:
-            self._line.declare(reply.low_confidence, reply.low_token)
-        elif self._options.mode is Mode.BILD and not self._options.verify_tail:
+        if self._options.mode is Mode.BILD and not self._options.verify_tail:
             stop = self._stops.ahead(reply.tokens) if self._stops is not None else None
             if self._line.ended or stop is not None:
                 return self._accept_tail(len(reply.tokens) if stop is None else stop + 1)
+        if reply.low:
+            self._line.declare(reply.low_confidence, reply.low_token)
         return self._work()
 
     def _on_verified(self, asked: Verify, reply: Verified) -> list[Command]:
@@ -302,8 +302,8 @@ class Machine:
 
     def _work(self) -> list[Command]:
         """Sends what the schedule wants of a worker that is free."""
-        if len(self._roles) == 1:
-            return [self._draft(self._roles[0], Ask(self._line.room, 0.0, 1))]
+        if len(self.roles) == 1:
+            return [self._draft(self.roles[0], Ask(self._line.room, 0.0, 1))]
         out: list[Command] = []
         schedule, line = self._schedule, self._line
         drafting = Role.SMALL in self._pending
@@ -311,6 +311,8 @@ class Machine:
             alone = schedule.alone(line, drafting=drafting)
             if alone > 0:
                 out.append(self._draft(Role.LARGE, Ask(min(alone, line.room), 0.0, 1)))
+                out += [self._steer()] if self._stale else []
+                self._stale = False
                 return out
             count = schedule.due(line, drafting=drafting)
             if count is not None:
@@ -350,7 +352,8 @@ class Machine:
         prefix = self._line.prefix
         at = min(self._held[role], len(prefix) - 1)
         if role is Role.SMALL:
-            self._needed, self._ahead = Role.LARGE not in self._pending, False
+            self._needed = Draughtsman(ask.outlook).needed
+            self._ahead = not self._needed
         return self._send(
             role,
             Draft(

@@ -135,7 +135,7 @@ class Eager:
         if limit == 0:
             return None
         if self._probing:
-            return Ask(min(self._probe, limit), 0.0, 0)
+            return None if checking else Ask(min(self._probe, limit), 0.0, 0)
         outlook = self._forecast.outlook(line.reach, line.end_run, overlap=self._overlap)
         return Ask(limit, 0.0, 0, outlook, self._others)
 

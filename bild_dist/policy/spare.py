@@ -7,8 +7,8 @@ the token that the large model wrote.
     line:   committed | ... g | drafted behind g
     spare:  committed | ... h | drafted behind h      h: the next best token at g's position
 
-A spare is never waited for: it is used if its slot was granted, and its request goes on without it
-if not, so requests that hold some slots and want more cannot block each other.
+A spare is never waited for: its slot is granted only where one is free, it may be taken back for a
+request that needs one, and its request goes on without it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,12 @@ class Spare:
     def open(self, ids: tuple[int, ...], source: tuple[int, ...]) -> Open:
         """Asks for the slot."""
         self._seq, self._held = 1, len(ids) - 1
-        return Open(session=self.session, epoch=0, seq=1, ids=ids, source=source, rules=self._rules)
+        return Open(session=self.session, epoch=0, seq=1, ids=ids, source=source, rules=self._rules,
+                    optional=True)  # fmt: skip
+
+    def lose(self) -> None:
+        """The slot was refused or taken back: the request goes on without it."""
+        self._ready, self._pending, self._root, self.confidences = False, None, -1, []
 
     def close(self) -> Close:
         return Close(session=self.session)
@@ -154,6 +159,14 @@ class Spares:
         matters = spare.take(reply)
         if isinstance(reply, Drafted):
             self._books.drafted_aside(reply, wasted=not matters)
+
+    def lost(self, session: int) -> bool:
+        """Whether an error speaks of one of them; that one is retired."""
+        spare = next((s for s in self._all if s.session == session), None)
+        if spare is not None:
+            self._books.trace.wasted += len(spare.confidences)
+            spare.lose()
+        return spare is not None
 
     def follow(self, line: Line, count: int, outlook: Outlook | None) -> list[Command]:
         """Follows the other candidates at the first hand-over among the `count` guesses that are

@@ -14,6 +14,7 @@ import pytest
 from bild_dist.errors import (
     DeadlineExceeded,
     LocalProtocolError,
+    Overloaded,
     RemoteProtocolError,
     WorkerUnavailable,
 )
@@ -194,6 +195,11 @@ BAD_DRAFTS = {
     "a token outside the vocabulary": {"tokens": (5, VOCABULARY)},
     "a negative token": {"tokens": (-1, 6)},
     "a confidence that is no number": {"confidences": (0.9, float("nan"))},
+    "a confidence that is no probability": {"confidences": (0.9, 1e308)},
+    "a negative confidence": {"confidences": (-7.0, 0.9)},
+    "a low confidence that is none": {"low_confidence": -7.0},
+    "a low token outside the vocabulary": {"low_token": VOCABULARY},
+    "candidates that nobody asked for": {"others": (1, 2)},
     "a token behind the end": {"tokens": (END, 6)},
     "a length past its tokens": {"length": 99},
     "a length before what it built on": {"length": 0},
@@ -316,3 +322,38 @@ def test_rules_that_do_not_fit_the_prompt_are_our_own_fault() -> None:
         Machine(1, PROMPT, (), dataclasses.replace(rules(5), begin=1), options())
     with pytest.raises(LocalProtocolError):
         Machine(1, [], (), rules(5), options())
+
+
+def test_a_stop_string_before_a_hand_over_ends_the_text_unchecked() -> None:
+    """`verify_tail = False` waives the check of a final run, whatever the small model thinks behind
+    its end.
+    """
+    for low in (True, False):
+        stops = Ending([6])
+        machine = Machine(1, PROMPT, (), rules(20), options(verify_tail=False, window=2), stops)
+        commands = machine.start()
+        for role in (Role.LARGE, Role.SMALL):
+            (command,) = commands
+            assert isinstance(command, ToWorker)
+            assert isinstance(command.request, Open)
+            opened = Opened(session=1, epoch=0, seq=command.request.seq)
+            commands = machine.handle(FromWorker(role, opened))
+        (command,) = commands
+        assert isinstance(command, ToWorker)
+        assert isinstance(command.request, Draft)
+        end = {} if low else {"low": False, "low_token": -1, "low_confidence": 0.0}
+        emit, *_, finish = machine.handle(FromWorker(Role.SMALL, drafted(command.request, **end)))
+        assert isinstance(emit, Emit)
+        assert [5, 6] == [t.token for t in emit.tokens]
+        assert Finish(FinishReason.STOP, None) == finish
+
+
+def test_a_spare_slot_that_is_lost_is_done_without() -> None:
+    """An error that speaks of a spare slot alone retires it; the request goes on."""
+    machine = Machine(5, PROMPT, (), rules(20), options(schedule="overlap", branches=2))
+    assert [5, 6] == machine.sessions
+    machine.start()
+    assert [] == machine.handle(Failed(Overloaded("no slot"), session=6))
+    assert not machine.done
+    machine.handle(Failed(Overloaded("no slot"), session=5))
+    assert machine.done

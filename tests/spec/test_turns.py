@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import itertools
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 
+import pytest
+
+from bild_dist.errors import InvalidRequest
 from bild_dist.kv.prefix import Prefix
-from bild_dist.messages import Close, Draft, Drafted, Open, Outlook, Reply, Rules, Steer
+from bild_dist.messages import (
+    Close,
+    Draft,
+    Drafted,
+    Failed,
+    Open,
+    Opened,
+    Outlook,
+    Reply,
+    Rules,
+    Steer,
+)
+from bild_dist.model.base import Choice, Pass
 from bild_dist.model.scripted import END, VOCABULARY, Rates, Script, ScriptedModel
 from bild_dist.types import Role
 from bild_dist.workers.turns import Turns
@@ -22,9 +39,9 @@ class Worker:
 
     def __init__(self, slots: int = 2) -> None:
         self.replies: list[Reply] = []
-        model = ScriptedModel(Role.SMALL, Script(Rates(f=0.3), 1), lambda fed: None)
-        model.allocate(slots)
-        self.turns = Turns(model, slots, self._put, lambda: 0)
+        self.model = ScriptedModel(Role.SMALL, Script(Rates(f=0.3), 1), lambda fed: None)
+        self.model.allocate(slots)
+        self.turns = Turns(self.model, slots, self._put, itertools.count(1).__next__)
 
     def _put(self, connection: Hashable, reply: Reply) -> None:
         self.replies.append(reply)
@@ -128,3 +145,62 @@ def test_a_session_that_is_not_open_is_not_steered() -> None:
     worker.turns.take("a", Steer(session=7, epoch=1, needed=True))
     assert worker.turns.idle
     assert [] == worker.replies
+
+
+def test_a_lent_slot_is_taken_back_for_a_request_that_needs_one() -> None:
+    """An optional Open never waits, and its slot goes to the next Open that is not."""
+    worker = Worker(slots=2)
+    worker.open(1)
+    lent = Open(session=2, epoch=0, seq=1, ids=IDS, source=(), rules=RULES, optional=True)
+    worker.turns.take("a", lent)
+    assert 2 == worker.turns.open_slots
+    worker.turns.take("a", replace(lent, session=3))
+    assert isinstance(worker.replies[-1], Failed)
+    assert "Overloaded" == worker.replies[-1].error
+    worker.turns.take("a", replace(lent, session=4, optional=False))
+    assert isinstance(worker.replies[-1], Opened)
+    assert 4 == worker.replies[-1].session
+    worker.turns.take("a", Close(session=2))
+    assert 2 == worker.turns.open_slots
+
+
+def test_an_open_that_fails_gives_its_slot_back() -> None:
+    """Its Draft, which may be under way, finds no slot, least of all what was there before."""
+    worker = Worker(slots=1)
+
+    def refuse(slot: int, source: Sequence[int], rules: Rules) -> None:
+        raise InvalidRequest("no")
+
+    worker.model.open = refuse  # type: ignore[method-assign]
+    worker.turns.take("a", Open(session=1, epoch=0, seq=1, ids=IDS, source=(), rules=RULES))
+    worker.turns.step()
+    assert ["Opened", "Failed"] == [type(reply).__name__ for reply in worker.replies]
+    assert 0 == worker.turns.open_slots
+    worker.draft(1, NEEDED)
+    assert isinstance(worker.replies[-1], Failed)
+    assert "no slot" in worker.replies[-1].message
+
+
+def test_a_pass_that_fails_is_over() -> None:
+    """A worker is not called busy, and later stuck, with a pass that has raised."""
+    worker = Worker(slots=1)
+    worker.open(1)
+
+    def refuse(work: Pass) -> list[Choice]:
+        raise InvalidRequest("no token is left")
+
+    worker.model.forward = refuse  # type: ignore[method-assign]
+    worker.draft(1, NEEDED)
+    worker.turns.step()
+    assert (0, 0) == worker.turns.busy()
+
+
+@pytest.mark.parametrize("penalty", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_penalty_that_is_none_is_refused(penalty: float) -> None:
+    """It would raise in the middle of a pass, where it ends the worker."""
+    worker = Worker(slots=1)
+    rules = replace(RULES, repetition_penalty=penalty)
+    worker.turns.take("a", Open(session=1, epoch=0, seq=1, ids=IDS, source=(), rules=rules))
+    assert isinstance(worker.replies[-1], Failed)
+    assert "repetition_penalty" in worker.replies[-1].message
+    assert 0 == worker.turns.open_slots

@@ -199,20 +199,22 @@ class Encoded(_message.Message):
     def __init__(self, seq: _Optional[int] = ..., ids: _Optional[_Iterable[int]] = ..., forced_begin: _Optional[int] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("session", "epoch", "seq", "ids", "source", "rules")
+    __slots__ = ("session", "epoch", "seq", "ids", "source", "rules", "optional")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     RULES_FIELD_NUMBER: _ClassVar[int]
+    OPTIONAL_FIELD_NUMBER: _ClassVar[int]
     session: int
     epoch: int
     seq: int
     ids: _containers.RepeatedScalarFieldContainer[int]
     source: _containers.RepeatedScalarFieldContainer[int]
     rules: Rules
-    def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., ids: _Optional[_Iterable[int]] = ..., source: _Optional[_Iterable[int]] = ..., rules: _Optional[_Union[Rules, _Mapping]] = ...) -> None: ...
+    optional: bool
+    def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., ids: _Optional[_Iterable[int]] = ..., source: _Optional[_Iterable[int]] = ..., rules: _Optional[_Union[Rules, _Mapping]] = ..., optional: _Optional[bool] = ...) -> None: ...
 
 class Opened(_message.Message):
     __slots__ = ("session", "epoch", "seq")
