@@ -1,19 +1,19 @@
 """One round of transformers' own programs on the same two models, in a process of their own.
 
-Weights come through this project's loader, so they are the very same numbers; its packed layout is
-undone, because a user of transformers has plain linear layers. Texts start from the ids that this
-program would start from: preparing them is not in the peers' time, though it is in ours.
+They read the files that this project's loader found, cut to the same layers, but keep transformers'
+own linear layers, which is what its users have. Texts start from the ids that this program would
+start from: preparing them is not in the peers' time, though it is in ours.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from torch import nn
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
@@ -23,12 +23,13 @@ from bild_dist.errors import BildError, ConfigError, InvalidRequest, WorkerFault
 from bild_dist.evaluation.bench.contestants import Peer
 from bild_dist.evaluation.bench.job import WARM_UP, Job, Outcome
 from bild_dist.evaluation.bench.ours import refuse_kind
+from bild_dist.evaluation.bench.prompts import Task
 from bild_dist.evaluation.bench.usage import forget_peak, peak_bytes
 from bild_dist.messages import Encoded
+from bild_dist.model import hub
 from bild_dist.model.foreign import first_line, quiet
 from bild_dist.model.hf import HfModel
 from bild_dist.model.load import load
-from bild_dist.model.packed import PackedLinear
 from bild_dist.orchestrator.client import WorkerClient
 from bild_dist.orchestrator.dispatcher import Work
 from bild_dist.orchestrator.prompt import prepare
@@ -45,20 +46,19 @@ def measure(job: Job) -> Outcome:
         BildError: the models cannot be loaded, or transformers cannot do it with these two; the
             message is its own.
     """
-    options = job.options()
-    if options.stop:
+    if job.config.generate.stop:
         raise InvalidRequest("a stop string is looked for by this program only: leave it out")
     pair = _Pair(job)
-    refuse_kind(job, pair.models[Role.LARGE].info)
+    gc.collect()
     with quiet():
-        works = [pair.work(task.prompt, options.merged(task.options)) for task in job.tasks]
-        pair.write(works[0], WARM_UP)
+        pair.write(pair.works[0], WARM_UP)
         forget_peak(os.getpid())
-        started_ns = now_ns()
-        passes, texts = pair.passes, [pair.write(work) for work in works]
+        passes, started_ns = pair.passes, now_ns()
+        texts = [pair.write(work) for work in pair.works]
+        wall_ns = now_ns() - started_ns
     return {
         "texts": texts,
-        "wall_ns": now_ns() - started_ns,
+        "wall_ns": wall_ns,
         "cpu_ns": None,
         "answers": None,
         "large_passes": pair.passes - passes,
@@ -95,26 +95,34 @@ class _FirstToken(BaseStreamer):
 
 
 class _Pair:
-    """Both models, loaded and plain. `passes` and `steps` count the forwards of the large and of
-    the small one.
+    """The two models as transformers has them. `passes` and `steps` count the forwards of the large
+    and of the small one.
     """
 
     def __init__(self, job: Job) -> None:
-        config = job.config
         self.passes = self.steps = 0
-        self.models = {Role.LARGE: _loaded(config.large)}
-        # Alone, the large model decides what fits; the small one is not in memory.
-        self.models[Role.SMALL] = self.models[Role.LARGE]
-        if job.contestant.peer is Peer.ASSISTED:
-            self.models[Role.SMALL] = _loaded(config.small)
         self.assisted = job.contestant.peer is Peer.ASSISTED
-        self._large, self._small = (self._plain(role, job) for role in (Role.LARGE, Role.SMALL))
-        self._text = Text.from_files(self.models[Role.LARGE].files())
+        workers = {Role.LARGE: job.config.large, Role.SMALL: job.config.small}
+        # Ours are asked for what they refuse, for ids and for limits; then they go.
+        threads = torch.get_num_threads()
+        ours = {role: _loaded(worker) for role, worker in workers.items()}
+        torch.set_num_threads(job.config.large.threads or threads)
+        self.info = {role: model.info for role, model in ours.items()}
+        refuse_kind(job, self.info[Role.LARGE])
+        self._text = Text.from_files(ours[Role.LARGE].files())
+        self.works = [self._work(job, task, ours) for task in job.tasks]
+        self._large = plain(ours[Role.LARGE], workers[Role.LARGE])
+        self._large.register_forward_hook(self._count_pass)
+        self._small: Any = None
+        if self.assisted:
+            self._small = plain(ours[Role.SMALL], workers[Role.SMALL])
+            self._small.register_forward_hook(self._count_step)
 
-    def work(self, prompt: Any, options: Options) -> tuple[Work, Options]:
+    def _work(self, job: Job, task: Task, ours: Mapping[Role, HfModel]) -> tuple[Work, Options]:
         """The ids and rules that this program would start from."""
-        workers = {role: cast("WorkerClient", _Local(m)) for role, m in self.models.items()}
-        return asyncio.run(prepare(prompt, options, workers, self._text)), options
+        options = job.options().merged(task.options)
+        workers = {role: cast("WorkerClient", _Local(model)) for role, model in ours.items()}
+        return asyncio.run(prepare(task.prompt, options, workers, self._text)), options
 
     def write(self, prepared: tuple[Work, Options], most: int | None = None) -> dict[str, Any]:
         """One text, of `most` tokens at the most."""
@@ -128,10 +136,11 @@ class _Pair:
             out = self._large.generate(
                 ids, attention_mask=torch.ones_like(ids), streamer=first, **asked
             )
-        except (ValueError, TypeError, NotImplementedError, AttributeError) as error:
+        except ValueError as error:
             raise ConfigError(f"transformers refuses: {first_line(error)}") from error
-        except RuntimeError as error:
-            raise WorkerFault(f"transformers failed: {first_line(error)}") from error
+        except Exception as error:  # whatever a foreign program may raise
+            said = f"{type(error).__name__}: {first_line(error)}"
+            raise WorkerFault(f"transformers failed: {said}") from error
         wall_ns = now_ns() - started_ns
         tokens = out[0, work.rules.begin :].tolist()
         return {
@@ -145,7 +154,7 @@ class _Pair:
 
     def runs_on(self) -> str:
         roles = (Role.LARGE, Role.SMALL) if self.assisted else (Role.LARGE,)
-        infos = [(role, self.models[role].info) for role in roles]
+        infos = [(role, self.info[role]) for role in roles]
         parts = [f"{role} {i.model}, {i.dtype} on {i.device}" for role, i in infos]
         threads = torch.get_num_threads()
         return f"transformers, plain linear layers, {threads} threads: {'; '.join(parts)}"
@@ -166,22 +175,10 @@ class _Pair:
             asked["assistant_model"] = self._small
         return asked
 
-    def _plain(self, role: Role, job: Job) -> Any:
-        """transformers' model inside ours, as its own users have it, with its passes counted."""
-        model: Any = self.models[role]._model
-        unpack(model)
-        generation: Any = model.generation_config
-        worker = job.config.large if role is Role.LARGE else job.config.small
-        fresh: Any = cast(Any, GenerationConfig)()
-        for name in (*worker.ignore_generation, *_SAMPLING):
-            setattr(generation, name, getattr(fresh, name, None))
-        model.register_forward_hook(self._count_large if role is Role.LARGE else self._count_small)
-        return model
-
-    def _count_large(self, *args: object) -> None:
+    def _count_pass(self, *args: object) -> None:
         self.passes += 1
 
-    def _count_small(self, *args: object) -> None:
+    def _count_step(self, *args: object) -> None:
         self.steps += 1
 
     def _trace(self, tokens: Sequence[int], steps: int, passes: int) -> dict[str, int] | None:
@@ -208,25 +205,20 @@ def _loaded(config: WorkerConfig) -> HfModel:
 
 
 @torch.no_grad()
-def unpack(model: Any) -> None:
-    """Gives a model plain linear layers again, bit by bit the same weights."""
-    made: dict[int, nn.Linear] = {}
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is PackedLinear:
-                if id(child) not in made:
-                    made[id(child)] = _linear(child)
-                setattr(parent, name, made[id(child)])
-    if made:
-        model.tie_weights()  # a head that was the embedding is it again
-
-
-def _linear(packed: PackedLinear) -> nn.Linear:
-    weight = packed.weight.to_dense()
-    outputs, inputs = weight.shape
-    # No memory for weights that are replaced at once.
-    layer = nn.Linear(inputs, outputs, bias=packed.bias is not None, device="meta")
-    layer.weight = nn.Parameter(weight, requires_grad=False)
-    if packed.bias is not None:
-        layer.bias = nn.Parameter(packed.bias, requires_grad=False)
-    return layer.eval()
+def plain(ours: HfModel, config: WorkerConfig) -> Any:
+    """transformers' own model over the files and the configuration that ours was made of."""
+    made: Any = ours._model
+    folder = hub.folder_of(config.model, trust_remote_code=config.trust_remote_code)
+    with quiet():
+        model: Any = type(made).from_pretrained(
+            str(folder), config=made.config, dtype=made.dtype, use_safetensors=True,
+            local_files_only=True,
+        )  # fmt: skip
+    fresh: Any = cast("Any", GenerationConfig)()
+    for name in (*config.ignore_generation, *_SAMPLING):
+        setattr(model.generation_config, name, getattr(fresh, name, None))
+    if hasattr(model.config, "num_decoder_layers"):
+        # transformers sizes T5's cache by the encoder's layers and fails where the decoder has
+        # more. The encoder keeps a configuration of its own.
+        model.config.num_layers = model.config.num_decoder_layers
+    return model.to(made.device).eval()
