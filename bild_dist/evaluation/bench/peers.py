@@ -141,8 +141,8 @@ class _Pair:
         except Exception as error:  # whatever a foreign program may raise
             said = f"{type(error).__name__}: {first_line(error)}"
             raise WorkerFault(f"transformers failed: {said}") from error
-        wall_ns = now_ns() - started_ns
         tokens = out[0, work.rules.begin :].tolist()
+        wall_ns = now_ns() - started_ns
         return {
             "tokens": tokens,
             "text": self._spoken(tokens),

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 WIDE: Final = 180
-"""Columns of a table that goes to a file."""
+"""Characters that all columns need."""
 
 
 class Column(NamedTuple):
@@ -47,8 +47,8 @@ _PACED_ONLY: Final = ("over_paper", "efficiency")
 def show(report: Mapping[str, Any]) -> None:
     """Prints the table of a report to standard output, and below it who could not take part."""
     out = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
-    if not out.is_terminal:
-        out = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=WIDE)
+    # Where a terminal is narrower its lines go on in the next; nothing is cut off.
+    out.width = max(out.width, WIDE)
     out.print(table(report))
     for contestant in report["contestants"]:
         if contestant["error"] is not None:

@@ -15,6 +15,7 @@ from bild_dist import __version__
 _PACKAGES: Final = (
     "torch", "transformers", "pyzmq", "grpcio", "msgpack", "protobuf", "tokenizers", "sacrebleu",
 )  # fmt: skip
+_GPUS: Final = "driver/nvidia/gpus/*/information"
 
 
 def forget_peak(pid: int) -> None:
@@ -27,23 +28,18 @@ def forget_peak(pid: int) -> None:
 
 def peak_bytes(pid: int) -> int | None:
     """The most memory that a process has held at once; None where it has gone, or nothing tells."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    for line in status.splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return None
+    size = _value(Path(f"/proc/{pid}/status"), "VmHWM")
+    return int(size.split()[0]) * 1024 if size else None
 
 
 def hardware() -> dict[str, Any]:
-    """The processor, the cores that may be used, and the memory of this host."""
+    """The processor, the cores that may be used, the memory and the GPUs of this host."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(memory / 2**30, 1),
+        "gpus": [_value(file, "Model") for file in sorted(Path("/proc").glob(_GPUS))],
     }
 
 
@@ -77,8 +73,14 @@ def commit() -> str | None:
 
 
 def _processor() -> str:
+    return _value(Path("/proc/cpuinfo"), "model name") or platform.machine()
+
+
+def _value(file: Path, key: str) -> str:
+    """What a file of the kernel's says behind `key:`; empty where it says nothing."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+        for line in file.read_text(encoding="utf-8").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == key:
+                return value.strip()
+    return ""
