@@ -21,7 +21,7 @@ _PRIOR_WEIGHT: Final = 16.0
 _CLASS_WEIGHT: Final = 24.0
 _MEMORY: Final = 400.0
 """Observations per class of confidence that are remembered; older ones fade."""
-_MARGIN: Final = 1.05
+_MARGIN: Final = 1.2
 """What a draft step must promise over its cost: where both are equal nothing is gained by it."""
 _FADE: Final = 0.99
 """Weight of a cycle when the next one comes."""
@@ -135,7 +135,7 @@ class Forecast:
         middles = [(i + 0.5) / BUCKETS for i in range(BUCKETS)]
         # A model that knows how sure it may be is right as often as it says; where it owns the
         # position, the large one objects rarely.
-        self._exact = Chances(tuple(0.8 * m for m in middles), caution=1.5)
+        self._exact = Chances(tuple(0.8 * m for m in middles), caution=2.5)
         self._soft = Chances((0.97,) * BUCKETS, caution=-1.0)
         self.blind = 0.45
         """How often a guess at a position of the large model has hit of late, whatever its
