@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 def main(job: str, answer: str, inproc: InProcess) -> int:
     """Does what the file `job` says and writes the file `answer`. Exit code 130 when interrupted."""
+    # A shell starts what runs in its background with this signal ignored, and that is inherited.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_watch_parent, daemon=True).start()
     log.configure()
     try:

@@ -58,11 +58,13 @@ def commit() -> str | None:
     """
     here = Path(__file__).parent
     try:
-        head, changes = (
+        _, head, changes = (
             subprocess.run(
                 ["git", *words], capture_output=True, text=True, check=True, cwd=here, timeout=10
             ).stdout.strip()
             for words in (
+                # An environment may lie inside a checkout of something else.
+                ("ls-files", "--error-unmatch", Path(__file__).name),
                 ("rev-parse", "--short", "HEAD"),
                 ("status", "--porcelain", "--untracked-files=no"),
             )
