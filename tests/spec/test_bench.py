@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -344,3 +346,17 @@ def test_figures_are_json(tmp_path: Path) -> None:
     comparison = Comparison([ALONE], [Task("a")])
     found = comparison.medians([{ALONE.name: outcome(1 / 3, [1])}])
     assert json.loads(json.dumps(found))[ALONE.name]["tokens_per_s"]["median"] == 3
+
+
+def test_only_the_process_of_the_peers_loads_torch() -> None:
+    """Our own orchestrator is measured as it runs elsewhere: without 250 MB of somebody else's."""
+    program = """
+import importlib, pkgutil, sys
+from bild_dist.evaluation import bench
+for module in pkgutil.iter_modules(bench.__path__):
+    if module.name != "peers":
+        importlib.import_module(f"bild_dist.evaluation.bench.{module.name}")
+print(sorted({"torch", "transformers", "numpy"} & set(sys.modules)))
+"""
+    words = [sys.executable, "-c", program]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "[]\n"
