@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 from typing import Final
 
-from bild_dist.evaluation.plan.predict import Cell
+from bild_dist.evaluation.plan.predict import EQUAL, Cell
 from bild_dist.evaluation.plan.study import Column, Findings, Verdict
 from bild_dist.types import Mode
 
@@ -15,6 +15,14 @@ _WIDE: Final = 0.1
 
 def advice(found: Findings) -> list[str]:
     """Sentences about the placements, then about what could be done otherwise."""
+    if all(column.verdict is Verdict.ALONE for column in found.columns):
+        top, alone = found.fastest.best, found.fastest.alone
+        nowhere = (
+            f"The pair does not pay on any of these placements: the large model alone makes "
+            f"{alone.tokens_per_s:.1f} tokens/s, the pair {_speed(top)} at best ({top.row}, "
+            f"{found.fastest.at.name})."
+        )
+        return [nowhere, *_exact(found), *_doubts(found)]
     sentences = [_about(column, found) for column in found.columns]
     return [*sentences, _break_even(found), _windows(found), *_exact(found), *_doubts(found)]
 
@@ -43,8 +51,10 @@ def _about(column: Column, found: Findings) -> str:
 
 
 def _break_even(found: Findings) -> str:
-    over = f"Two hosts are faster than one shared device {_until(found.even_with_one_device_ms)}"
-    return f"{over}, and than the large model alone {_until(found.even_with_alone_ms)}."
+    alone = f"the large model alone {_until(found.even_with_alone_ms)}"
+    if found.together.verdict is Verdict.ALONE:
+        return f"Two hosts beat {alone}."
+    return f"Two hosts beat one shared device {_until(found.even_with_one_device_ms)}, and {alone}."
 
 
 def _until(ms: float | None) -> str:
@@ -73,6 +83,8 @@ def _exact(found: Findings) -> list[str]:
     if not cells:
         return []
     top = max(cells, key=lambda cell: cell.tokens_per_s)
+    if top.ratio < 1 + EQUAL:
+        return ["The large model's own text: write it with the large model alone (mode large)."]
     return [
         f"The large model's own text, {found.fastest.at.name}: {top.row}: {_speed(top)} tokens/s, "
         f"{top.ratio:.2f} times the large model alone."

@@ -52,7 +52,7 @@ class Findings:
     """All that a plan says. Speeds in tokens/s.
 
     The break-even points are round trips to the large model, milliseconds: from there on two hosts
-    are slower than one shared device, or than the large model alone. None: at any round trip;
+    are no faster than one shared device, or than the large model alone. None: at any round trip;
     infinity: at none. `windows` are speeds by window at `fastest`, the best column.
     """
 
@@ -126,7 +126,8 @@ def study(
     fastest = max(columns, key=lambda column: column.best.tokens_per_s)
     far = [column.at for column in columns if column.at.hosts == 2]
     trips_ms = [at.large_trip_ms for at in far]
-    least = [columns[0].best.tokens_per_s, columns[0].alone.tokens_per_s]
+    against = columns[0].best, columns[0].alone
+    least = [(1 + EQUAL) * cell.tokens_per_s for cell in against]
     even = [predictor.break_even_ms(advised, far[0], trips_ms, speed) for speed in least]
     return Findings(
         pair=pair, mode=mode, window=window, columns=tuple(columns), fastest=fastest,
