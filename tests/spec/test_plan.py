@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -265,9 +266,9 @@ def test_a_plan_from_a_run_predicts_that_run() -> None:
     found = observe(texts)
     assert found.small_ms is not None
     assert found.large_ms is not None
-    # What is under way when a text ends is paid, and counts as no pass.
-    assert found.small_ms.value == pytest.approx(5, rel=0.02)
-    assert found.large_ms.value == pytest.approx(25, rel=0.02)
+    # The prefill, and what is under way when a text ends, is paid and counts as no pass.
+    assert found.small_ms.value == pytest.approx(5, rel=0.05)
+    assert found.large_ms.value == pytest.approx(25, rel=0.05)
     assert found.tokens_per_s is not None
     of = replace(pair(), f=found.f, q=found.q, rho=found.rho)
     forecast = Predictor(of, Options(), tokens=4096)
@@ -470,4 +471,6 @@ async def test_a_running_pair_is_timed_pass_by_pass() -> None:
         assert seen.agreement.count > 20
         # Nothing is left behind: the pair still writes.
         assert len((await decoder.generate("and on", max_new_tokens=8)).tokens) == 8
-        assert await decoder.workers[Role.LARGE].open_slots() == 0
+        async with asyncio.timeout(10):
+            while await decoder.workers[Role.LARGE].open_slots() > 0:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)

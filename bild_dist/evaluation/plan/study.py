@@ -125,7 +125,7 @@ def study(
         columns.append(Column(at=at, cells=cells, best=top, verdict=verdict))
     fastest = max(columns, key=lambda column: column.best.tokens_per_s)
     far = [column.at for column in columns if column.at.hosts == 2]
-    trips_ms = [at.large_trip_ms for at in far]
+    trips_ms = [far[0].small_trip_ms, *(at.large_trip_ms for at in far)]
     against = columns[0].best, columns[0].alone
     least = [(1 + EQUAL) * cell.tokens_per_s for cell in against]
     even = [predictor.break_even_ms(advised, far[0], trips_ms, speed) for speed in least]
