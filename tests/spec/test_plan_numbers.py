@@ -67,7 +67,7 @@ def test_modes_are_told_apart() -> None:
         line("ssfs", small_passes=4, large_passes=1, draft_ns=4 * MS, verify_ns=9 * MS),
         line("f" * 20, small_passes=20, large_passes=5, draft_ns=20 * MS, verify_ns=45 * MS,
              guessed=20, hits=15),
-        line("llll", large_passes=4, verify_ns=400 * MS),
+        line("llll", large_passes=4, verify_ns=36 * MS),
         line("ssss", small_passes=4, draft_ns=400 * MS),
     ]  # fmt: skip
     found = observe([parse(text) for text in texts])
@@ -81,6 +81,18 @@ def test_modes_are_told_apart() -> None:
     assert found.small_ms.value == 1
     assert found.large_ms is not None
     assert found.large_ms.value == 9
+
+
+def test_single_steps_tell_what_a_token_of_a_check_costs() -> None:
+    """A check of five that stand took 2 ms more a token than a step; what is wasted is not fed."""
+    steps = line("llll", large_passes=4, verify_ns=80 * MS)
+    checks = line("sssssf", small_passes=8, large_passes=1, drafted=7, wasted=2,
+                  draft_ns=8 * MS, verify_ns=30 * MS)  # fmt: skip
+    found = observe([parse(steps), parse(checks)])
+    assert found.large_ms is not None
+    assert found.large_token_ms is not None
+    assert (found.large_ms.value, found.large_token_ms.value) == (18, 2)
+    assert observe([parse(checks)]).large_token_ms is None
 
 
 def test_a_short_text_of_hand_overs_goes_with_its_file() -> None:

@@ -145,14 +145,16 @@ def pair_of(ask: Asked, seen: Seen) -> Pair:
         timed = seen.timed.get(role)
         recorded = observed.small_ms if role is Role.SMALL else observed.large_ms
         base = timed.base_ms if timed is not None else recorded
-        token = timed.token_ms if timed is not None else assumed(0.0, "any length takes the same")
+        slope = timed.token_ms if timed is not None else None
+        if timed is None and role is Role.LARGE:
+            slope = observed.large_token_ms
         name = f"{role}_ms"
         if name in ask.times:
-            base = given(ask.times[name])
             # A measured slope belongs to the measured base.
-            token = assumed(0.0, "any length takes the same")
+            base, slope = given(ask.times[name]), None
         if f"{role}_token_ms" in ask.times:
-            token = given(ask.times[f"{role}_token_ms"])
+            slope = given(ask.times[f"{role}_token_ms"])
+        token = slope or assumed(0.0, "any length takes the same")
         if base is None:
             raise ConfigError(
                 f"no {role} passes in {' '.join(ask.files)}: give --{role}-ms, or write texts with "

@@ -8,7 +8,7 @@ Lines of different modes say different things, so they are told apart:
 |---------|---------------------------------------|----------------------------------------------|
 | `bild`  | all others                            | f, q, rho, window, both times, round trip    |
 | `exact` | all sources `fallback`                | how often both models agree, both times      |
-| `large` | sources `large`                       | time of a large pass                         |
+| `large` | sources `large`                       | time of a large pass over one token          |
 | `small` | sources `small`, no large pass        | time of a small pass                         |
 """
 
@@ -66,6 +66,8 @@ class Observed:
     texts: Mapping[Mode, int] = field(default_factory=dict)
     small_ms: Known | None = None
     large_ms: Known | None = None
+    large_token_ms: Known | None = None
+    """What a token adds to a pass of the large model, where single steps and checks are known."""
     trip_ms: Known | None = None
     f: Known | None = None
     q: Known | None = None
@@ -157,18 +159,39 @@ def observe(texts: Sequence[Text], complaints: Iterable[str] = ()) -> Observed:
     both = by_mode.get(Mode.BILD, []) + by_mode.get(Mode.EXACT, [])
     exact = _sum(by_mode.get(Mode.EXACT, []))
     small = _sum(both or by_mode.get(Mode.SMALL, []))
-    large = _sum(both or by_mode.get(Mode.LARGE, []))
     of = f"{len(texts)} text{'s' * (len(texts) > 1)}"
+    large_ms, large_token_ms = _large(_sum(by_mode.get(Mode.LARGE, [])), _sum(both))
     return Observed(
         texts={mode: len(found) for mode, found in by_mode.items()},
         small_ms=_mean_ms(small.draft_ns, small.small_passes, f"passes of {of}"),
-        large_ms=_mean_ms(large.verify_ns, large.large_passes, f"passes of {of}"),
+        large_ms=large_ms,
+        large_token_ms=large_token_ms,
         agreement=Known.share(exact.hits, exact.guessed, "positions judged in mode exact")
         if exact.guessed
         else None,
         length=sum(len(text.sources) for text in texts) / len(texts),
         complaints=tuple(complaints),
         **_of_bild(by_mode.get(Mode.BILD, [])),
+    )
+
+
+def _large(steps: Trace, checks: Trace) -> tuple[Known | None, Known | None]:
+    """Time of a pass of the large model without tokens, and of each token of it.
+
+    `steps` feed a token each, `checks` those that stand and one more. With one kind alone the time
+    of a token cannot be told, and a pass counts as what it took on average.
+    """
+    step = _mean_ms(steps.verify_ns, steps.large_passes, "single steps")
+    check = _mean_ms(checks.verify_ns, checks.large_passes, "checks")
+    if step is None or check is None:
+        return step or check, None
+    stood = (checks.drafted - checks.wasted) / checks.large_passes
+    slope = max((check.value - step.value) / stood, 0.0) if stood > 0.5 else 0.0
+    slope = min(slope, step.value)
+    source = f"{step.source} and {check.source}"
+    return (
+        Known(value=step.value - slope, source=source),
+        Known(value=slope, source=source),
     )
 
 
