@@ -40,7 +40,10 @@ def show(
     out = Console(highlight=False, markup=False, emoji=False)
     out = Console(highlight=False, markup=False, emoji=False, width=max(out.width, least))
     for name, known in numbers.items():
-        out.print(f"{_said(name):<34}{known.value:>8.4g}   {known.source}{_interval(known)}")
+        out.print(
+            f"{_said(name):<34}{known.value:>8.4g}   {known.source}{_interval(known)}",
+            soft_wrap=True,
+        )
     out.print()
     out.print(_table(findings))
     out.print("tokens/s, times the speed of the large model alone, large passes a token\n")

@@ -53,7 +53,8 @@ class Findings:
 
     The break-even points are round trips to the large model, milliseconds: from there on two hosts
     are no faster than one shared device, or than the large model alone. None: at any round trip;
-    infinity: at none. `windows` are speeds by window at `fastest`, the best column.
+    infinity: at none. `windows` are speeds by window at `fastest`, the nearest of the
+    best columns.
     """
 
     pair: Pair
@@ -123,7 +124,8 @@ def study(
         if verdict is Verdict.PAYS:
             top = predictor.ranged(top, at)
         columns.append(Column(at=at, cells=cells, best=top, verdict=verdict))
-    fastest = max(columns, key=lambda column: column.best.tokens_per_s)
+    top = best([column.best for column in columns])
+    fastest = next(column for column in columns if column.best is top)
     far = [column.at for column in columns if column.at.hosts == 2]
     trips_ms = [far[0].small_trip_ms, *(at.large_trip_ms for at in far)]
     against = columns[0].best, columns[0].alone
