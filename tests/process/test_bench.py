@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from tests.process.signals import heed_ctrl_c
 from tests.tiny import write_model, write_pair
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
 PACED = ("--paced", "small=1ms,large=4ms", "--max-new-tokens", "12", "--count", "2")
 BENCH = (sys.executable, "-m", "bild_dist", "bench")
@@ -166,11 +167,11 @@ def test_the_commands_are_listed_with_it() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_measurement_leaves_what_it_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
 ) -> None:
-    """Ctrl-C shows the table so far; whatever ends the program, the file has the first contestants
+    """Ctrl-C and `kill` show the table so far; whatever ends the program, the file has the first contestants
     and no process is left.
     """
     monkeypatch.setenv("BILD_BENCH_TEST", str(tmp_path))
@@ -179,19 +180,20 @@ def test_an_interrupted_measurement_leaves_what_it_has(
     if how is signal.SIGKILL:  # as a shell starts what runs in its background
         words = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *words]
     with subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=heed_ctrl_c,
+    ) as process:  # fmt: skip
         until = time.monotonic() + 40
         while not (target.exists() and report(target)["rounds"] and report(target)["rounds"][0]):
             assert time.monotonic() < until, "nothing was measured"
             time.sleep(0.05)
         process.send_signal(how)
-        stdout, stderr = process.communicate(timeout=20)
+        stdout, stderr = process.communicate(timeout=60)
     found = report(target)
 
     assert not found["complete"]
     assert found["rounds"][0]["exact/paper/zmq"]["texts"]
-    if how is signal.SIGINT:
+    if how is not signal.SIGKILL:
         assert process.returncode == 130, stderr
         assert "interrupted" in stdout
         assert "exact/paper/zmq" in stdout

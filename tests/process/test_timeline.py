@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.process.signals import heed_ctrl_c
 from tests.process.test_cli import PAIR, bild, records
 
 pytestmark = pytest.mark.process
@@ -73,7 +74,7 @@ def test_an_interrupted_run_leaves_what_it_saw(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "bild_dist", "generate", "--small", "toy:small?end=0&ms=5",
          "--large", "toy:large?end=0&ms=5", "Hello", "--max-new-tokens", "2000", "--timeline", str(page)],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=heed_ctrl_c,
     )  # fmt: skip
     assert process.stdout is not None
     process.stdout.read(1)

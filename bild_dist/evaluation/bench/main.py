@@ -12,6 +12,7 @@ import contextlib
 import json
 import math
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,8 @@ def main(argv: Sequence[str], inproc: InProcess) -> int:
     """
     if argv[:1] == [ONE]:
         return child.main(argv[1], argv[2], inproc)
+    # Whoever ends it by `kill` wants to see what there is as well.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         plan = planned(argv)
         return Bench(plan, shlex.join(["bild", "bench", *argv])).run()
