@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from bild_dist.orchestrator.cli import InProcess
 
 USUAL_MS: Final = {"zmq": 0.3, "grpc": 0.4}
-"""Round trips between two processes of one host, where nobody measures them: median of paced toys
-on two idle cores."""
+"""Round trips between two processes of one idle host, where nobody measures them. A busy host takes
+several times as long."""
 USUAL: Final = {"f": 0.2, "q": 0.3, "rho": 0.03, "mild": 0.05}
 """Rates, where nobody knows them. The design's pair, but for q, which is on the careful side."""
 _LENGTH: Final = 128
