@@ -154,7 +154,10 @@ def pair_of(ask: Asked, seen: Seen) -> Pair:
             base, slope = given(ask.times[name]), None
         if f"{role}_token_ms" in ask.times:
             slope = given(ask.times[f"{role}_token_ms"])
-        token = slope or assumed(0.0, "any length takes the same")
+        why = "any length takes the same"
+        if role is Role.LARGE and base is observed.large_ms:
+            why = "a single step takes as long as a check; texts of mode large too would tell"
+        token = slope or assumed(0.0, why)
         if base is None:
             raise ConfigError(
                 f"no {role} passes in {' '.join(ask.files)}: give --{role}-ms, or write texts with "
