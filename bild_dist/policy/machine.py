@@ -107,8 +107,8 @@ class Machine:
         self._stale = False
         """Whether the small worker runs a draft that was taken back."""
         self._opened: list[Role] = []
-        spares = options.branches - 1 if len(self.roles) == 2 and self._schedule.aside() else 0
-        self._spares = Spares(spares, session, rules, self.books)
+        spares = self._schedule.spares if len(self.roles) == 2 else 0
+        self._spares = Spares(spares, session, rules, self.books, self._schedule.aside)
         self.sessions = [session, *self._spares.sessions]
         """Numbers that answers to this request may carry: its own, and those of its spare slots."""
         self._done = False
@@ -271,7 +271,7 @@ class Machine:
         line.write(token, source)
         reason = self.books.commit(token, source, confidence, distance)
         if reason is None:
-            self._spares.adopt(line, root, token, self._schedule.aside())
+            self._spares.adopt(line, root, token)
         return reason
 
     def _write_alone(self, reply: Drafted) -> list[Command]:
@@ -317,7 +317,7 @@ class Machine:
             count = schedule.due(line, drafting=drafting)
             if count is not None:
                 out.append(self._verify(count))
-                out += self._spares.follow(line, count, schedule.aside())
+                out += self._spares.follow(line, count)
         checking = Role.LARGE in self._pending
         if not drafting:
             ask = schedule.wish(line, checking=checking)

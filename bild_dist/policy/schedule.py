@@ -39,6 +39,9 @@ class Ask(NamedTuple):
 class Paper:
     """Algorithm 1 of the paper: nothing ever runs ahead. Owned by its machine."""
 
+    spares = 0
+    """Slots for second guesses."""
+
     def __init__(self, options: Options) -> None:
         self._options = options
         self._exact = options.mode is Mode.EXACT
@@ -71,9 +74,9 @@ class Paper:
         asked for.
         """
 
-    def aside(self) -> Outlook | None:
-        """How far a spare slot shall draft behind a second guess; None where none shall."""
-        return None
+    def aside(self) -> Outlook:
+        """How far a spare slot shall draft behind a second guess."""
+        return Outlook()
 
     def checked(self, tokens: int, fed: int) -> None:
         """A check over `fed` ids brought `tokens` of text."""
@@ -91,7 +94,7 @@ class Eager:
         self._forecast = forecast
         self._overlap = options.schedule is Schedule.OVERLAP
         self._exact = options.mode is Mode.EXACT
-        self._others = options.branches - 1 if self._overlap else 0
+        self.spares = options.branches - 1 if self._overlap else 0
         self._burst = _BURST[0]
         self._probing = False
         self._probe = _PROBE
@@ -137,11 +140,10 @@ class Eager:
         if self._probing:
             return None if checking else Ask(min(self._probe, limit), 0.0, 0)
         outlook = self._forecast.outlook(line.reach, line.end_run, overlap=self._overlap)
-        return Ask(limit, 0.0, 0, outlook, self._others)
+        return Ask(limit, 0.0, 0, outlook, self.spares)
 
-    def aside(self) -> Outlook | None:
-        outlook = self._forecast.outlook(SECOND, 0, overlap=True)
-        return replace(outlook, floor=1.0) if self._overlap else None
+    def aside(self) -> Outlook:
+        return replace(self._forecast.outlook(SECOND, 0, overlap=True), floor=1.0)
 
     def drafted(self, passes: int, *, asked: bool) -> None:
         self._passes += passes

@@ -13,7 +13,7 @@ request that needs one, and its request goes on without it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from bild_dist.errors import LocalProtocolError, RemoteProtocolError
 from bild_dist.kv.prefix import Prefix
@@ -127,11 +127,14 @@ class Spare:
 
 
 class Spares:
-    """All spare slots of one request. Owned by its machine."""
+    """All spare slots of one request. Owned by its machine. `aside` says how far they shall draft."""
 
-    def __init__(self, count: int, session: int, rules: Rules, books: Books) -> None:
+    def __init__(
+        self, count: int, session: int, rules: Rules, books: Books, aside: Callable[[], Outlook]
+    ) -> None:
         self._all = [Spare(session + 1 + i, rules) for i in range(count)]
         self._books = books
+        self._aside = aside
 
     @property
     def sessions(self) -> list[int]:
@@ -168,27 +171,28 @@ class Spares:
             spare.lose()
         return spare is not None
 
-    def follow(self, line: Line, count: int, outlook: Outlook | None) -> list[Command]:
+    def follow(self, line: Line, count: int) -> list[Command]:
         """Follows the other candidates at the first hand-over among the `count` guesses that are
         being checked.
         """
         checked = enumerate(line.guesses[:count], start=line.sure)
         root, guess = next(((i, g) for i, g in checked if g.others), (0, None))
-        if guess is None or outlook is None:
+        if guess is None:
             return []
+        outlook = self._aside()
         drafts = [
             spare.follow(line.prefix, root, other, outlook)
             for spare, other in zip(self._all, guess.others, strict=False)
         ]
         return [_to_small(draft) for draft in drafts if draft is not None]
 
-    def adopt(self, line: Line, root: int, token: int, outlook: Outlook | None) -> None:
+    def adopt(self, line: Line, root: int, token: int) -> None:
         """The large model has written `token` at `root`: what was drafted behind it goes on the
         line.
         """
         spare = next((s for s in self._all if s.grew(root, token)), None)
-        if spare is not None and outlook is not None:
-            line.draft(spare.tokens, spare.confidences, outlook)
+        if spare is not None:
+            line.draft(spare.tokens, spare.confidences, self._aside())
             self._books.trace.wasted -= len(spare.confidences)
 
     def drop(self, sure: int) -> list[Command]:

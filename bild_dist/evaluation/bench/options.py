@@ -15,7 +15,7 @@ from bild_dist.evaluation.bench import prompts
 from bild_dist.evaluation.bench.contestants import TRANSPORTS, Contestant, chosen, lineup, members
 from bild_dist.evaluation.bench.prompts import Task
 from bild_dist.model.toy import Script, parse
-from bild_dist.orchestrator.cli import Parser
+from bild_dist.orchestrator.cli import Parser, model_options
 from bild_dist.types import Mode, Options, Role, Schedule, nearest
 
 _OWN: Final = frozenset((
@@ -83,34 +83,10 @@ def parser() -> Parser:
     contest.add_argument("--paced", metavar="small=5ms,large=25ms[,f=0.2,...]",
                          help="toys that take that long for a pass, instead of models")  # fmt: skip
     contest.add_argument("--output", metavar="FILE.json", help="all numbers of every round")
-    _model_options(top)
+    models = model_options(top)
+    models.add_argument("--dtype", metavar="DTYPE", help="float32, bfloat16 or float16")
     _request_options(top)
     return top
-
-
-def _model_options(top: Parser) -> None:
-    models = top.add_argument_group("models")
-    for role in Role:
-        models.add_argument(
-            f"--{role}", metavar="MODEL", help="hub id, folder or GGUF (default: own pair)"
-        )
-    models.add_argument(
-        "--exit-layer", type=int, metavar="K", help="small = first K layers of MODEL"
-    )
-    models.add_argument(
-        "--tokenizer", metavar="FOLDER", help="tokenizer of both, if not with the model"
-    )
-    models.add_argument("--dtype", metavar="DTYPE", help="float32, bfloat16 or float16")
-    for prefix, of in (
-        ("", "both models"),
-        ("small-", "the small one"),
-        ("large-", "the large one"),
-    ):
-        models.add_argument(f"--{prefix}device", metavar="DEVICE", help=f"cpu or cuda:N of {of}")
-        models.add_argument(
-            f"--{prefix}threads", type=int, metavar="N", help=f"CPU threads of {of}"
-        )
-    top.add_argument("-c", "--config", metavar="FILE.toml", help="configuration file")
 
 
 def _request_options(top: Parser) -> None:
