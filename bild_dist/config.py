@@ -1,6 +1,7 @@
 """Configuration: TOML to frozen dataclasses, checked once, unknown keys refused by name.
 
-Precedence, lowest first: the defaults below, the file, the command line or the Python call.
+Precedence, lowest first: the defaults below, the pair's own file (`bild_dist/pairs/NAME/pair.toml`,
+a configuration like any other), the file, the command line or the Python call.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ DEFAULT_LARGE: Final = "default"
 """Stands for the large model of this project's own pair."""
 DEFAULT_SMALL: Final = "default-draft"
 """Stands for the small one."""
+DEFAULT_PAIR: Final = "default"
+"""The pair of those two: taken where nothing names a model."""
+PAIRS: Final = Path(__file__).parent / "pairs"
+"""Where the shipped pairs lie: a folder each, with `pair.toml` and what it names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,28 +128,81 @@ class Config:
         return dataclasses.replace(self, **changed)
 
 
-def configured(path: str | None) -> Config:
-    """The configuration of a TOML file, or the defaults without one.
+def configured(
+    path: str | None, pair: str | None = None, otherwise: str | None = DEFAULT_PAIR
+) -> Config:
+    """The configuration of a TOML file, or the defaults without one, laid over those of a shipped
+    pair: the one named here, else the file's own (`pair = "de-en"` at its top), else, where the
+    file names no model, `otherwise`.
 
     Relative model paths are taken from the file's folder where something lies there.
 
     Raises:
         ConfigError: names the file, the key, what was found and what is needed.
     """
-    config = Config()
-    if path is None:
-        return config
-    file = Path(path)
+    file = None if path is None else Path(path)
+    data = {} if file is None else _parsed(file)
+    named = data.pop("pair", None)
+    if named is not None and not isinstance(named, str):
+        raise ConfigError(f"{path}: pair = {named!r} must be a string: the name of a shipped pair")
+    models = [role for role in Role if isinstance(data.get(role), dict) and "model" in data[role]]
+    chosen = named if pair is None else pair
+    if chosen is not None and models:
+        raise ConfigError(
+            f"{path} names the {models[0]} model, and pair = {chosen!r} names both: leave out one"
+        )
+    if chosen is None and not models:
+        chosen = otherwise
+    config = Config() if chosen is None else paired(chosen)
+    return config if file is None else _with_tables(config, file, data)
+
+
+def paired(name: str) -> Config:
+    """The configuration that a shipped pair comes with.
+
+    Raises:
+        ConfigError: no such pair, or one whose weights are not in this installation.
+    """
+    known = shipped()
+    if name not in known:
+        raise ConfigError(
+            f"pair = {name!r}: there is no such pair{nearest(name, known)}. Shipped are: {', '.join(known)}"
+        )
+    file = PAIRS / name / "pair.toml"
+    data = _parsed(file)
+    recipe = data.pop("recipe", "")
+    config = _with_tables(Config(), file, data)
+    for role in Role:
+        model = getattr(config, role).model
+        if model in (DEFAULT_LARGE, DEFAULT_SMALL) or model.startswith("toy:"):
+            continue
+        if file.parent not in Path(model).parents or not any(Path(model).glob("*.safetensors")):
+            raise ConfigError(
+                f"pair = {name!r}: the weights of its {role} model are not in this installation. Make them as "
+                f"{recipe} says, or name two models, small and large"
+            )
+    return config
+
+
+def shipped() -> list[str]:
+    """The names of the shipped pairs, whether or not their weights are here."""
+    return sorted(file.parent.name for file in PAIRS.glob("*/pair.toml"))
+
+
+def _parsed(file: Path) -> dict[str, Any]:
     try:
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+        raise ConfigError(f"{file} is not valid TOML: {error}") from None
+
+
+def _with_tables(config: Config, file: Path, data: Mapping[str, Any]) -> Config:
     for table, values in data.items():
         if table in [role.value for role in Role] and isinstance(values, dict):
             values = {**values, **_beside(file, values)}
-        config = _with_table(config, path, table, values)
+        config = _with_table(config, str(file), table, values)
     return config
 
 
@@ -249,16 +307,23 @@ def settled(given: Mapping[str, Any]) -> tuple[Config, dict[Role, str]]:
     roles, request = list(Role), [spec.name for spec in dataclasses.fields(Options)]
     house = [spec.name for spec in dataclasses.fields(OrchestratorConfig)]
     single = [f"{role}_{name}" for role in roles for name in (*_PAIR, "worker")]
-    known = ["config", "exit_layer", *map(str, roles), *_PAIR, *single, *house, *request]
+    known = ["config", "pair", "exit_layer", *map(str, roles), *_PAIR, *single, *house, *request]
     for name in given:
         if name not in known:
             raise ConfigError(f"unknown setting {name!r}{nearest(name, known)}")
-    config = configured(given.get("config"))
-    if ("small" in given) != ("large" in given) and "config" not in given:
-        raise ConfigError("name both models, small and large, or neither for the default pair")
     addresses = {role: given[f"{role}_worker"] for role in roles if f"{role}_worker" in given}
     if len(addresses) == 1:
         raise ConfigError("name both running workers, small and large, or neither")
+    models, pair = [role for role in roles if role in given], given.get("pair")
+    if pair is not None and models:
+        raise ConfigError(
+            f"pair = {pair!r} names both models, and {models[0]} one of them: leave out one or the other"
+        )
+    if len(models) == 1 and "config" not in given:
+        raise ConfigError("name both models, small and large, or neither for the default pair")
+    # What runs already, or is named here, is not the default pair.
+    otherwise = None if addresses or models else DEFAULT_PAIR
+    config = configured(given.get("config"), pair, otherwise)
     workers: dict[str, dict[str, Any]] = {}
     for role in roles:
         values = {name: given.get(f"{role}_{name}", given.get(name)) for name in _PAIR}

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 from bild_dist import __version__, log
-from bild_dist.config import Config, OrchestratorConfig, WorkerConfig, configured, settled
+from bild_dist.config import Config, OrchestratorConfig, WorkerConfig, configured, settled, shipped
 from bild_dist.errors import BildError, ConfigError, InvalidRequest
 from bild_dist.types import Mode, Options, Role, Schedule, nearest
 
@@ -24,7 +24,6 @@ InProcess: TypeAlias = Callable[[Config, "Record | None"], AbstractAsyncContextM
 PLANNED: Final = frozenset(
     [
         "--on-small-loss",
-        "--pair",
     ]
 )
 """Names that are settled for later versions; using one says so instead of guessing at a typo."""
@@ -37,6 +36,7 @@ _COMMANDS: Final = {
     "launch": "start and watch the workers of a configuration",
     "bench": "measure speed against other ways to run the same models",
     "plan": "predict the speed of a pair of models for given or measured costs, and advise",
+    "align": "teach a small model to agree with a large one",
     "check": "say what works on this machine and what does not",
 }
 
@@ -120,26 +120,24 @@ def _run(arguments: argparse.Namespace, inproc: InProcess) -> int:
     return generate.main(generate.Job.from_arguments(arguments), config, addresses, inproc)
 
 
-def pair_options(command: argparse.ArgumentParser) -> None:
-    """Which models, where. Defaults stand in `config.py`, so that a file can give them too."""
+def model_options(command: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Which models, and what each runs on. Defaults stand in `config.py`, so that a file can give
+    them too. Returns the group, for more of the kind.
+    """
     models = command.add_argument_group("models")
-    worker, house = WorkerConfig(), OrchestratorConfig()
     models.add_argument(
-        "--small", metavar="MODEL", help="hub id, folder or GGUF (default: own pair)"
+        "--pair", metavar="NAME", help=f"a shipped pair: {', '.join(shipped())} (default: default)"
     )
-    models.add_argument(
-        "--large", metavar="MODEL", help="hub id, folder or GGUF (default: own pair)"
-    )
-    models.add_argument("--small-worker", metavar="ADDRESS", help="join a running worker")
-    models.add_argument("--large-worker", metavar="ADDRESS", help="join a running worker")
+    for role in Role:
+        models.add_argument(
+            f"--{role}", metavar="MODEL", help="hub id, folder or GGUF (default: own pair)"
+        )
     models.add_argument(
         "--exit-layer", type=int, metavar="K", help="small = first K layers of MODEL"
     )
     models.add_argument(
         "--tokenizer", metavar="FOLDER", help="tokenizer of both, if not with the model"
     )
-    models.add_argument("--dtype", choices=("float32", "bfloat16", "float16"),
-                        help=f"(default: {worker.dtype})")  # fmt: skip
     for prefix, of in (
         ("", "both models"),
         ("small-", "the small one"),
@@ -149,9 +147,20 @@ def pair_options(command: argparse.ArgumentParser) -> None:
         models.add_argument(
             f"--{prefix}threads", type=int, metavar="N", help=f"CPU threads of {of}"
         )
+    command.add_argument("-c", "--config", metavar="FILE.toml", help="configuration file")
+    return models
+
+
+def pair_options(command: argparse.ArgumentParser) -> None:
+    """The models of a pair, and how to reach them."""
+    models = model_options(command)
+    worker, house = WorkerConfig(), OrchestratorConfig()
+    for role in Role:
+        models.add_argument(f"--{role}-worker", metavar="ADDRESS", help="join a running worker")
+    models.add_argument("--dtype", choices=("float32", "bfloat16", "float16"),
+                        help=f"(default: {worker.dtype})")  # fmt: skip
     models.add_argument("--transport", choices=("inproc", "grpc", "zmq"),
                         help=f"between the processes (default: {house.transport})")  # fmt: skip
-    command.add_argument("-c", "--config", metavar="FILE.toml", help="configuration file")
 
 
 def _generate_options(command: argparse.ArgumentParser) -> None:

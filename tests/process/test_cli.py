@@ -118,12 +118,13 @@ def test_a_bad_line_fails_in_its_place_and_the_rest_goes_on(tmp_path: Path) -> N
 
 BAD_USE = {
     "an unknown option": (("--alpha-bf", "1", "x"), "--alpha-fb"),
-    "an option of a later version": (("--pair", "de-en", "x"), "planned"),
+    "an option of a later version": (("--on-small-loss", "wait", "x"), "planned"),
     "a threshold below its range": ((*PAIR, "--alpha-fb", "-0.1", "x"), "alpha_fb"),
     "a threshold that is no number": ((*PAIR, "--alpha-rb", "nan", "x"), "alpha_rb"),
     "an empty prompt": ((*PAIR, ""), "empty"),
     "no prompt": (("--input", "/nowhere.jsonl"), "cannot be read"),
     "one model of two": (("--small", "toy:small", "x"), "both"),
+    "an unknown pair": (("--pair", "de-eng", "x"), "did you mean 'de-en'"),
     "one worker of two": (("--small-worker", "zmq://127.0.0.1:1", "x"), "both"),
     "a missing configuration": (("-c", "/nowhere.toml", "x"), "/nowhere.toml"),
     "a missing model folder": (("--small", "./nowhere", "--large", "./nowhere", "x"), "nowhere"),

@@ -19,7 +19,7 @@ TRIPS_MS: Final = (0.5, 2.0, 10.0, 50.0)
 SHARES: Final = ("f", "q", "rho", "mild")
 
 _PAIR: Final = (
-    "small", "large", "small_worker", "large_worker", "exit_layer", "tokenizer", "dtype", "device",
+    "pair", "small", "large", "small_worker", "large_worker", "exit_layer", "tokenizer", "dtype", "device",
     "small_device", "large_device", "threads", "small_threads", "large_threads", "transport",
     "config",
 )  # fmt: skip
