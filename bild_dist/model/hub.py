@@ -1,5 +1,5 @@
-"""Where a model's files are: a folder, a GGUF file turned into one, a hub id, or this project's own
-pair.
+"""Where a model's files are: a folder (of a model or of a draft), a GGUF file turned into one, a hub
+id, or this project's own pair.
 """
 
 from __future__ import annotations
@@ -8,10 +8,12 @@ import re
 from pathlib import Path
 from typing import Final
 
-from bild_dist.config import DEFAULT_LARGE, DEFAULT_SMALL
+from bild_dist.config import DEFAULT_LARGE, DEFAULT_SMALL, PAIRS, WorkerConfig
 from bild_dist.errors import ConfigError
-from bild_dist.model.default_pair import HUB_ID, REMEDIES, locate
+from bild_dist.model.default_pair import HUB_ID, REMEDIES, locate, shipped_draft
 
+DRAFT: Final = "draft.json"
+"""The file that makes a folder a draft: see `draft.py`."""
 _ID: Final = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _PATTERNS: Final = (
     "*.json", "*.jinja", "*.txt", "*.model", "*.spm", "model*.safetensors",
@@ -28,7 +30,8 @@ def folder_of(name: str, *, weights: bool = True, trust_remote_code: bool = Fals
             remedies.
     """
     if name in (DEFAULT_LARGE, DEFAULT_SMALL):
-        name = locate()
+        own = shipped_draft() if name == DEFAULT_SMALL else None
+        name = locate() if own is None else str(own)
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
@@ -46,16 +49,37 @@ def folder_of(name: str, *, weights: bool = True, trust_remote_code: bool = Fals
     return _downloaded(name, weights=weights, trust_remote_code=trust_remote_code)
 
 
-def title_of(name: str, exit_layer: int) -> str:
-    """What to call a model in messages to people: no paths."""
+def folder_for(config: WorkerConfig) -> Path:
+    """`folder_of` a worker's model. Asked for first layers, the default pair's small model is those of
+    the large one, whether or not there is a trained draft.
+    """
+    early = config.model == DEFAULT_SMALL and config.exit_layer
+    name = DEFAULT_LARGE if early else config.model
+    return folder_of(name, trust_remote_code=config.trust_remote_code)
+
+
+def is_draft(folder: Path) -> bool:
+    """Whether a folder holds a draft instead of a whole model."""
+    return (folder / DRAFT).is_file()
+
+
+def title_of(name: str, layers: int, *, draft: bool = False) -> str:
+    """What to call a model in messages to people: no paths. `layers`: of a draft, or how many first
+    ones were kept; 0 for a whole model.
+    """
     if name in (DEFAULT_LARGE, DEFAULT_SMALL):
-        name = HUB_ID
-    title = name if _ID.fullmatch(name) else Path(name).stem
-    return f"{title} (first {exit_layer} layers)" if exit_layer else title
+        title = HUB_ID
+    elif Path(name).parent.parent == PAIRS:
+        title = f"{Path(name).parent.name} ({Path(name).name})"
+    else:
+        title = name if _ID.fullmatch(name) else Path(name).stem
+    if not layers:
+        return title
+    return f"{title} ({'draft of' if draft else 'first'} {layers} layers)"
 
 
 def _check(name: str, folder: Path, *, weights: bool) -> None:
-    if not weights:
+    if not weights or is_draft(folder):
         return
     if not (folder / "config.json").is_file():
         raise ConfigError(

@@ -8,27 +8,20 @@ message.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from bild_dist.config import DEFAULT_SMALL, WorkerConfig
 from bild_dist.errors import ConfigError
 from bild_dist.messages import PROTOCOL, Info
-from bild_dist.model import hub, tokenizer
+from bild_dist.model import checkpoint, draft, hub, tokenizer
 from bild_dist.model.default_pair import EXIT_LAYER
-from bild_dist.model.foreign import first_line, quiet
+from bild_dist.model.foreign import quiet
 from bild_dist.model.hf import HfModel
 from bild_dist.model.packed import pack, packs
 from bild_dist.model.rules import rules_of
-
-_DTYPES: Final = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 
 def load(config: WorkerConfig) -> HfModel:
@@ -46,15 +39,27 @@ def load(config: WorkerConfig) -> HfModel:
     if config.threads:
         torch.set_num_threads(config.threads)
     device = _device(config.device)
-    folder = hub.folder_of(config.model, trust_remote_code=config.trust_remote_code)
-    plan: Any = _plan(folder, config)
+    trusted = config.trust_remote_code
+    folder = hub.folder_for(config)
+    own = draft.read(folder)
+    if own is not None:
+        if config.exit_layer:
+            raise ConfigError(f"{config.model} is a draft, whose layers are set: no exit_layer")
+        folder = own.base_folder(trust_remote_code=trusted)
+    plan: Any = checkpoint.plan_of(folder, config.model, trust_remote_code=trusted)
     encdec = bool(plan.is_encoder_decoder)
     text: Any = plan.get_text_config(decoder=True)
-    layers = config.exit_layer or (EXIT_LAYER if config.model == DEFAULT_SMALL else 0)
-    _cut(plan, text, layers, encdec)
+    layers = own.layers if own is not None else config.exit_layer
+    layers = layers or (EXIT_LAYER if config.model == DEFAULT_SMALL else 0)
+    checkpoint.cut(plan, text, layers, encdec)
     length = _length(config, text)
     _check_layers(config.model, text, config.max_length, length)
-    model = _weights(folder, plan, config, encdec).to(device)  # type: ignore[arg-type]
+    model = checkpoint.weights_of(
+        folder, plan, config.model, checkpoint.DTYPES[config.dtype], trust_remote_code=trusted
+    )
+    if own is not None:
+        own.fill(model)
+    model.to(device)  # type: ignore[arg-type]
     if getattr(model, "_is_stateful", False):
         raise _uncuttable(config.model, "recurrent layers")
     if packs(device, model.dtype):
@@ -64,7 +69,8 @@ def load(config: WorkerConfig) -> HfModel:
     width = int(text.vocab_size)
     positions = getattr(plan, "max_encoder_position_embeddings", None) or _positions(text)
     info = Info(
-        protocol=PROTOCOL, model=hub.title_of(config.model, layers), architecture=type(model).__name__,
+        protocol=PROTOCOL, model=hub.title_of(config.model, layers, draft=own is not None),
+        architecture=type(model).__name__,
         kind="encoder-decoder" if encdec else "decoder", generation="", pid=0,
         device=str(device), dtype=config.dtype, threads=torch.get_num_threads(), slots=0,
         max_length=length, max_source=min(positions or config.max_length, config.max_length) if encdec else 0,
@@ -89,54 +95,6 @@ def _device(name: str) -> torch.device:
     if int(index or 0) >= count:
         raise ConfigError(f"device = {name!r}: this machine has CUDA devices 0 to {count - 1}")
     return torch.device("cuda", int(index or 0))
-
-
-def _plan(folder: Path, config: WorkerConfig) -> Any:
-    """The model's own config, once it is known to be a language model in safetensors."""
-    name = config.model
-    try:
-        plan: Any = AutoConfig.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=config.trust_remote_code
-        )
-    except Exception as error:
-        if "trust_remote_code" in str(error):
-            raise ConfigError(
-                f"{name} comes with its own code, which can do anything on this machine: "
-                "if you trust it, start the worker with --trust-remote-code"
-            ) from None
-        raise ConfigError(
-            f"{name} has a config.json that transformers cannot read: {first_line(error)}"
-        ) from None
-    architectures = [str(entry) for entry in plan.architectures or []]
-    heads = ("CausalLM", "LMHeadModel", "WithLMHead", "ForConditionalGeneration", "MTModel")
-    if architectures and not any(head in entry for entry in architectures for head in heads):
-        raise ConfigError(
-            f"{name} is a {architectures[0]}, which writes no text: take a model with a language-model head "
-            "(...ForCausalLM or ...ForConditionalGeneration)"
-        )
-    return plan
-
-
-def _cut(plan: Any, text: Any, exit_layer: int, encdec: bool) -> None:
-    """Keeps the first layers of the decoder only: early exit with the shared norm and head (paper,
-    4.4).
-    """
-    if not exit_layer:
-        return
-    names = ("decoder_layers", "num_decoder_layers") if encdec else ("num_hidden_layers",)
-    # Of an encoder-decoder `text` is a copy, made to look like a decoder's config.
-    owner = plan if encdec else text
-    name = next((n for n in names if getattr(owner, n, None) is not None), None)
-    if name is None:
-        raise ConfigError("exit_layer: this family does not say how many decoder layers it has")
-    layers = int(getattr(owner, name))
-    if not 1 <= exit_layer <= layers:
-        raise ConfigError(
-            f"exit_layer = {exit_layer} must be from 1 to {layers}, the model's layers"
-        )
-    setattr(owner, name, exit_layer)
-    if not encdec and getattr(text, "layer_types", None):
-        text.layer_types = list(text.layer_types)[:exit_layer]
 
 
 def _positions(text: Any) -> int | None:
@@ -173,28 +131,6 @@ def _check_layers(name: str, text: Any, asked: int, length: int) -> None:
         elif kind != "DynamicLayer":
             kinds = sorted(set(getattr(text, "layer_types", None) or [kind]) - {"full_attention"})
             raise _uncuttable(name, f"{' and '.join(kinds)} layers")
-
-
-def _weights(folder: Path, plan: Any, config: WorkerConfig, encdec: bool) -> PreTrainedModel:
-    auto: Any = AutoModelForSeq2SeqLM if encdec else AutoModelForCausalLM
-    try:
-        with quiet():
-            model, report = auto.from_pretrained(
-                str(folder), config=plan, dtype=_DTYPES[config.dtype], use_safetensors=True, local_files_only=True,
-                trust_remote_code=config.trust_remote_code, output_loading_info=True,
-            )  # fmt: skip
-    except Exception as error:
-        raise ConfigError(f"{config.model} cannot be loaded: {first_line(error)}") from error
-    absent = sorted(
-        str(key) for key in [*report["missing_keys"], *report.get("mismatched_keys", ())]
-    )
-    if absent:
-        raise ConfigError(
-            f"{config.model} lacks weights that {type(model).__name__} needs ({', '.join(absent[:3])}"
-            f"{', ...' if len(absent) > 3 else ''}): they would be random. Take the complete checkpoint"
-        )
-    loaded: PreTrainedModel = model
-    return loaded
 
 
 def _tokens(folder: Path, config: WorkerConfig, plan: Any) -> tokenizer.Tokens:

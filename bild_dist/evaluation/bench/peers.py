@@ -26,7 +26,7 @@ from bild_dist.evaluation.bench.ours import refuse_kind
 from bild_dist.evaluation.bench.prompts import Task
 from bild_dist.evaluation.bench.usage import forget_peak, peak_bytes
 from bild_dist.messages import Encoded
-from bild_dist.model import hub
+from bild_dist.model import draft, hub
 from bild_dist.model.foreign import first_line, quiet
 from bild_dist.model.hf import HfModel
 from bild_dist.model.load import load
@@ -208,12 +208,15 @@ def _loaded(config: WorkerConfig) -> HfModel:
 def plain(ours: HfModel, config: WorkerConfig) -> Any:
     """transformers' own model over the files and the configuration that ours was made of."""
     made: Any = ours._model
-    folder = hub.folder_of(config.model, trust_remote_code=config.trust_remote_code)
-    with quiet():
-        model: Any = type(made).from_pretrained(
-            str(folder), config=made.config, dtype=made.dtype, use_safetensors=True,
-            local_files_only=True,
-        )  # fmt: skip
+    folder, model = hub.folder_for(config), cast("Any", None)
+    if hub.is_draft(folder):
+        model = draft.load(folder, made.dtype, trust_remote_code=config.trust_remote_code)
+    else:
+        with quiet():
+            model = type(made).from_pretrained(
+                str(folder), config=made.config, dtype=made.dtype, use_safetensors=True,
+                local_files_only=True,
+            )  # fmt: skip
     fresh: Any = cast("Any", GenerationConfig)()
     for name in (*config.ignore_generation, *_SAMPLING):
         setattr(model.generation_config, name, getattr(fresh, name, None))
