@@ -249,7 +249,8 @@ def _rows(reports: list[Report], alpha_rb: float) -> Iterable[tuple[str, str, _C
         lambda report: report.exact.large_passes_per_token,
     )  # fmt: skip
     yield from _point_rows(reports[-1], alpha_rb)
-    for speed in reports[-1].speeds:
+    shown = {None, *_shown(reports[-1])}
+    for speed in (speed for speed in reports[-1].speeds if speed.alpha_fb in shown):
         key = _of_speed(speed)
         yield f"speed, predicted: {_title(speed)}", ".2f", _speed_cell(key)
     for replay in reports[-1].replays:
@@ -271,9 +272,7 @@ def _point_rows(report: Report, alpha_rb: float) -> Iterable[tuple[str, str, _Ce
     if not report.points:
         return
     rb = min({p.alpha_rb for p in report.points}, key=lambda a: (abs(a - alpha_rb), a))
-    able = sorted({p.alpha_fb for p in report.points if p.alpha_rb == rb})
-    step = max(1, -(-len(able) // SHOWN))
-    for fb in able[::step]:
+    for fb in _shown(report):
         for name, form, figure in (
             ("fallback rate", ".1%", "fallback_rate"),
             ("guesses right", ".1%", "hit_rate"),
@@ -282,6 +281,12 @@ def _point_rows(report: Report, alpha_rb: float) -> Iterable[tuple[str, str, _Ce
             ("nats behind its own token", ".3f", "cost_nats"),
         ):
             yield f"{fb:g}/{rb:g}: {name}", form, _point_cell(fb, rb, figure)
+
+
+def _shown(report: Report) -> list[float]:
+    """Fallback thresholds that have rows of their own, from the lowest up."""
+    able = sorted({point.alpha_fb for point in report.points})
+    return able[:: max(1, -(-len(able) // SHOWN))]
 
 
 def _point_cell(fb: float, rb: float, figure: str) -> _Cell:
