@@ -3,9 +3,9 @@
     python -m benchmarks.alignment_plots
 
 Reads benchmarks/alignment/NAME.json, each with the reports of one pair `before` and `after`, and
-writes docs/alignment-NAME-confidence.svg, -rates.svg and, where speeds or real texts are in it,
--speed.svg. The same reports give the same files, byte by byte. Needs matplotlib, which is no
-dependency.
+writes docs/alignment-NAME-confidence.svg, -rates.svg and, where speeds are in it,
+-speed.svg. The same reports give the same files, byte by byte. Needs matplotlib, of the extra
+`eval`.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def draw(shown: Shown, out: Path, png: Path | None = None) -> list[Path]:
     try:
         import matplotlib as mpl
     except ImportError:
-        raise ConfigError("drawing needs matplotlib: pip install matplotlib") from None
+        raise ConfigError("drawing needs matplotlib: pip install 'bild-dist[eval]'") from None
     mpl.use("Agg")
     written = []
     with mpl.rc_context(_STYLE):  # type: ignore[arg-type]

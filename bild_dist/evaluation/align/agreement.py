@@ -45,6 +45,8 @@ FED: Final = 4096
 JUDGED: Final = 512
 """Positions in a batch, which have a row of the whole vocabulary each: 100 MB at 50,000 ids."""
 
+_BEAMS: Final = ("num_beams", "num_beam_groups", "diversity_penalty")
+"""Fields of a generation config that say nothing of a greedy text."""
 WIDE: Final = 100
 """Characters that a table needs."""
 
@@ -164,7 +166,8 @@ def judged(
 
 def _rules(large: Any, vocabulary: int, ignored: Sequence[str]) -> Rules:
     encdec = bool(large.config.is_encoder_decoder)
-    rules = rules_of(large.generation_config, vocabulary, ignored, decoder_only=not encdec)
+    left = [*_BEAMS, *ignored]
+    rules = rules_of(large.generation_config, vocabulary, left, decoder_only=not encdec)
     return replace(rules, forced_end=())
 
 
