@@ -112,28 +112,13 @@ class Bench:
             # What failed once would fail again: it is not asked a second time.
             if contestant.name not in self._errors:
                 advance(0, f"round {number + 1}: {contestant.name}")
-                outcome = self._one(contestant)
+                plan = self._plan
+                outcome = measured(Job(contestant, plan.config, plan.tasks, plan.built_in))
                 self._rounds[-1][contestant.name] = outcome
                 if "error" in outcome:
                     self._errors[contestant.name] = outcome["error"]
                 self._write(complete=False)
             advance(1, "")
-
-    def _one(self, contestant: Contestant) -> Outcome:
-        plan = self._plan
-        job = Job(contestant, plan.config, plan.tasks, plan.built_in)
-        with tempfile.TemporaryDirectory(prefix="bild-bench-") as folder:
-            asked, answer = Path(folder, "job.json"), Path(folder, "answer.json")
-            job.write(asked)
-            with Path(folder, "errors.txt").open("w+", encoding="utf-8") as errors:
-                code = _run([ONE, str(asked), str(answer)], errors)
-                if answer.exists():
-                    outcome: Outcome = json.loads(answer.read_text(encoding="utf-8"))
-                    return outcome
-                errors.seek(0)
-                said = [line.strip() for line in errors if line.strip()]
-        last = said[-1] if said else "it said nothing"
-        return refusal(WorkerFault(f"its process ended with exit code {code}: {last}"))
 
     def _write(self, *, complete: bool) -> dict[str, Any]:
         """Makes the report of what there is, and writes it where it was asked for."""
@@ -162,6 +147,22 @@ class Bench:
             except OSError as error:
                 raise ConfigError(f"--output {path} cannot be written: {error}") from None
         return report
+
+
+def measured(job: Job) -> Outcome:
+    """One contestant, once, in a process of its own; an `error` where it could not take part."""
+    with tempfile.TemporaryDirectory(prefix="bild-bench-") as folder:
+        asked, answer = Path(folder, "job.json"), Path(folder, "answer.json")
+        job.write(asked)
+        with Path(folder, "errors.txt").open("w+", encoding="utf-8") as errors:
+            code = _run([ONE, str(asked), str(answer)], errors)
+            if answer.exists():
+                outcome: Outcome = json.loads(answer.read_text(encoding="utf-8"))
+                return outcome
+            errors.seek(0)
+            said = [line.strip() for line in errors if line.strip()]
+    last = said[-1] if said else "it said nothing"
+    return refusal(WorkerFault(f"its process ended with exit code {code}: {last}"))
 
 
 def _facts(contestant: Contestant, rounds: Sequence[Round]) -> dict[str, Any]:
