@@ -37,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from bild_dist.evaluation.plan.main import main as plan
 
         return plan(arguments[1:], inproc)
+    if arguments[:1] == ["align"]:
+        from bild_dist.evaluation.align.main import main as align
+
+        return align(arguments[1:], inproc)
     from bild_dist.orchestrator.cli import main as cli
 
     return cli(arguments, inproc)

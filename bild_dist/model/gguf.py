@@ -33,7 +33,7 @@ def converted(file: Path) -> Path:
     Raises:
         ConfigError: the file cannot be read, or the cache cannot be written.
     """
-    folder = cache_folder() / f"{file.stem}-{_fingerprint(file)}"
+    folder = cache_folder() / f"{file.stem}-{fingerprint(file)}"
     if folder.is_dir():
         return folder
     try:
@@ -55,7 +55,7 @@ def cache_folder() -> Path:
     return Path(home).expanduser() / "bild-dist" / "models"
 
 
-def _fingerprint(file: Path) -> str:
+def fingerprint(file: Path) -> str:
     """A name for the file's contents, from evenly spread samples: the same cost for any size."""
     size = file.stat().st_size
     digest = sha256(_FORMAT + str(size).encode())

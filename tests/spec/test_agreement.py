@@ -211,7 +211,7 @@ def test_speed_follows_agreement_and_cost(report: Report) -> None:
     """
     same = [positions(*[SAME] * 32)]
     sure = replace(
-        report, texts=1, positions=32, matches=32, points=(point_of(same, 0.6, 2.0),)
+        report, texts=1, positions=32, matches=32, points=(point_of(same, 0.5, 2.0),)
     )  # fmt: skip
     found = speeds(sure, Times.relative(0.2), length=128, tokens=512)
     assert [speed.mode for speed in found] == ["exact", "bild"]
@@ -220,7 +220,7 @@ def test_speed_follows_agreement_and_cost(report: Report) -> None:
     assert found[1].ratio == pytest.approx(11 / (10 * 0.2 + 1), rel=0.05)
     dear = speeds(sure, Times.relative(0.8), length=128, tokens=512)
     assert dear[1].ratio < found[1].ratio
-    unsure = replace(report, texts=1, points=(point_of([positions(*[MISS] * 32)], 0.6, 2.0),))
+    unsure = replace(report, texts=1, points=(point_of([positions(*[MISS] * 32)], 0.5, 2.0),))
     assert speeds(unsure, Times.relative(0.2), length=128, tokens=512)[1].ratio < 1
     with pytest.raises(ConfigError, match="above 0"):
         Times.relative(0.0)

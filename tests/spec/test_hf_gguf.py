@@ -129,13 +129,13 @@ def test_two_workers_that_start_at_once_convert_once(
 
 def test_another_file_of_the_same_name_is_another_model(tmp_path: Path):
     """A folder is known by what is in the file, not by what it is called."""
-    from bild_dist.model.gguf import _fingerprint
+    from bild_dist.model.gguf import fingerprint
 
     file = tmp_path / "tiny.gguf"
     seen = set()
     for content in (b"", b"a", b"b", b"a" * 9_000_000, b"a" * 8_999_999 + b"b"):
         file.write_bytes(content)
-        seen.add(_fingerprint(file))
+        seen.add(fingerprint(file))
     assert len(seen) == 5
 
 

@@ -79,6 +79,7 @@ def speeds(
     report: Report,
     times: Times,
     *,
+    alpha_fb: Sequence[float] = (0.3, 0.5, 0.7, 0.9),
     alpha_rb: Sequence[float] = (2.0,),
     devices: int = 1,
     length: int | None = None,
@@ -86,7 +87,7 @@ def speeds(
     tick: Callable[[], None] = lambda: None,
 ) -> tuple[Speed, ...]:
     """The predicted speed over the large model alone: mode `exact`, then every point of the report
-    at these rollback thresholds. With the schedule that is taken where none is asked for.
+    at these thresholds. With the schedule that is taken where none is asked for.
 
     `devices`: 1 where the models share one, 2 where each has its own. `length`: tokens of a text;
     None takes the mean of the report's. A number takes some tenths of a second.
@@ -107,7 +108,7 @@ def speeds(
         )
         return play.cell(Row(mode, schedule), at)
 
-    points = [point for point in report.points if point.alpha_rb in alpha_rb]
+    points = [p for p in report.points if p.alpha_fb in alpha_fb and p.alpha_rb in alpha_rb]
     return tuple(
         Speed(
             mode=Mode.EXACT.value if point is None else Mode.BILD.value, schedule=schedule.value,

@@ -1,0 +1,112 @@
+"""What the large model shall write about: a corpus by name, or the lines of a file."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+from bild_dist.errors import BildError, ConfigError
+from bild_dist.evaluation.corpora import named
+from bild_dist.types import nearest
+
+_ASKS: Final = ("prompt", "messages", "prompt_tokens")
+_KNOWN: Final = [*_ASKS, "id", "reference"]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt as ids."""
+
+    id: str
+    ids: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Questions:
+    """What can be used, and why the rest cannot."""
+
+    kept: list[Question] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def fingerprint(self) -> str:
+        """A name for these prompts in this order."""
+        digest = sha256()
+        for question in self.kept:
+            digest.update(json.dumps(question.ids).encode())
+        return digest.hexdigest()[:16]
+
+
+def questions(
+    prompts: Iterable[tuple[str, Any]],
+    ids_of: Callable[[Any], Sequence[int]],
+    longest: int,
+    limit: int = 0,
+) -> Questions:
+    """The first `limit` prompts (0: all) that are not empty, not longer than `longest` ids and not
+    there twice.
+    """
+    found = Questions()
+    seen: set[tuple[int, ...]] = set()
+    for name, prompt in prompts:
+        if limit and len(found.kept) >= limit:
+            break
+        if not prompt or (isinstance(prompt, str) and not prompt.strip()):
+            found.skipped["empty"] += 1
+            continue
+        try:
+            ids = tuple(ids_of(prompt))
+        except BildError:
+            found.skipped["not tokenised"] += 1
+            continue
+        if not ids or len(ids) > longest:
+            found.skipped[f"longer than {longest} tokens" if ids else "empty"] += 1
+        elif ids in seen:
+            found.skipped["there twice"] += 1
+        else:
+            seen.add(ids)
+            found.kept.append(Question(name, ids))
+    return found
+
+
+def prompts(corpus: str, split: str) -> list[tuple[str, Any]]:
+    """Names and prompts of a corpus, or of a file; a file is split by its lines' contents, four in a
+    hundred for validation and one for test.
+
+    Raises:
+        ConfigError: no such corpus or file; or a line that is no JSON object with a prompt.
+    """
+    if not corpus.endswith(".jsonl"):
+        return [(example.id, example.prompt) for example in named.load(corpus, split)]
+    try:
+        lines = Path(corpus).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--corpus {corpus} cannot be read: {error}") from None
+    found = [
+        _asked(f"{corpus}, line {n}", str(n), line)
+        for n, line in enumerate(lines, 1)
+        if line.strip() and named.part_of(line) == split
+    ]
+    if not found and split == "train":
+        raise ConfigError(f'--corpus {corpus} has no prompts: write one {{"prompt": "..."}} a line')
+    return found
+
+
+def _asked(where: str, number: str, line: str) -> tuple[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{where} is not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise ConfigError(f"{where} must be a JSON object, not {type(record).__name__}")
+    for name in record:
+        if name not in _KNOWN:
+            raise ConfigError(f"{where}: unknown field {name!r}{nearest(name, _KNOWN)}")
+    asked = [record[name] for name in _ASKS if name in record]
+    if len(asked) != 1 or not isinstance(asked[0], str | list):
+        raise ConfigError(f"{where} needs one of {', '.join(_ASKS)}")
+    return str(record.get("id", number)), asked[0]

@@ -1,0 +1,242 @@
+"""`bild align`: the large model writes, the small one learns from it, and the two are compared before
+and after.
+
+Each step leaves what it made on disk, so that an interrupted command goes on where it was when it
+is given again: the large model's texts in the cache, the training in --out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from rich.console import Console
+
+from bild_dist import log
+from bild_dist.errors import BildError, ConfigError, InvalidRequest
+from bild_dist.evaluation.align import agreement, together
+from bild_dist.evaluation.align.calibration import Questions, prompts, questions
+from bild_dist.evaluation.align.checkpoint import Checkpoints
+from bild_dist.evaluation.align.models import Writer, agree, freeze, longest, threads
+from bild_dist.evaluation.align.options import Alignment, asked
+from bild_dist.evaluation.align.outputs import Output, Teacher
+from bild_dist.evaluation.align.progress import Bar
+from bild_dist.evaluation.align.training import Run
+from bild_dist.model import draft, hub
+from bild_dist.model.checkpoint import DTYPES
+from bild_dist.model.short_head import ShortHead, end_ids
+
+if TYPE_CHECKING:
+    from bild_dist.orchestrator.cli import InProcess
+
+REPORT: Final = "report.json"
+_TOKENIZER: Final = (
+    "tokenizer*", "*.jinja", "*.model", "*.spm", "vocab.*", "merges.txt", "special_tokens_map.json",
+    "added_tokens.json",
+)  # fmt: skip
+"""Files that say how a model reads text."""
+_RUN: Final = "training"
+
+
+def main(argv: Sequence[str], inproc: InProcess) -> int:
+    """Exit code: 0 aligned, 1 stopped before the end, 2 bad usage or configuration, 130
+    interrupted.
+    """
+    try:
+        log.configure()
+        align = Align(asked(argv), shlex.join(["bild", "align", *argv]), inproc)
+        return 0 if align.run() else 1
+    except BildError as error:
+        print(f"bild align: {error}", file=sys.stderr)  # noqa: T201
+        return 2 if isinstance(error, ConfigError | InvalidRequest) else 1
+    except KeyboardInterrupt:
+        print("bild align: interrupted; the same command goes on", file=sys.stderr)  # noqa: T201
+        return 130
+
+
+class Align:
+    """One alignment. Owner of the two models while it runs; never holds more than it needs."""
+
+    def __init__(self, plan: Alignment, command: str, inproc: InProcess) -> None:
+        self._plan = plan
+        self._inproc = inproc
+        self._command = command
+        self._err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self._models: dict[str, Any] = {}
+
+    def run(self) -> bool:
+        """Whether it came to the end; otherwise the same command goes on."""
+        plan = self._plan
+        threads(plan.threads or os.cpu_count() or 1)
+        large_tokens = plan.large.tokens()
+        agree(plan.small.tokens(), large_tokens)
+        writer = Writer(large_tokens, plan.src_lang, plan.tgt_lang)
+        room = (
+            min(plan.max_length, longest(self._large(), plan.max_length))
+            - plan.writing.max_new_tokens
+        )
+        if self._large().config.is_encoder_decoder:
+            room = longest(self._large(), plan.max_length)
+        asked_now, held = (
+            questions(prompts(plan.corpus, split), writer.ids, room, limit)
+            for split, limit in (("train", plan.limit), ("validation", plan.held_out))
+        )
+        self._say_skipped(asked_now)
+        if not asked_now.kept:
+            raise ConfigError(
+                f"--corpus {plan.corpus} has no prompt that can be used: {_counted(asked_now)}"
+            )
+        teacher = Teacher(self._large, plan.large.fingerprint(), plan.writing)
+        texts = self._texts(teacher, asked_now, "large model writes")
+        tests = self._texts(teacher, held, "held-out texts")
+        head = self._head(texts)
+        small = self._learner(head)
+        before = self._agreement(small, tests, head)
+        complete = self._train(small, texts, head)
+        if not complete:
+            self._say(f"stopped after --minutes {plan.minutes:g}: the same command goes on")
+            return False
+        self._save(small, head)
+        after = self._agreement(self._written(), tests, None)
+        if before is not None and after is not None:
+            with self._err.status("measuring the pair") as status:
+                before, after = together.completed(
+                    plan, self._inproc, before, after, tests, self._large(), status.update
+                )
+            agreement.show(before, after, self._err)
+        self._report(before, after, asked_now, texts, tests)
+        return True
+
+    def _large(self) -> Any:
+        if "large" not in self._models:
+            with self._err.status("loading the large model"):
+                self._models["large"] = self._plan.large.load()
+        return self._models["large"]
+
+    def _texts(self, teacher: Teacher, found: Questions, name: str) -> list[Output]:
+        with Bar(name, len(found.kept)) as bar:
+            return list(teacher.outputs(found.kept, bar.at))
+
+    def _head(self, texts: Sequence[Output]) -> list[int] | None:
+        """The ids that the large model writes most often, and those that end a text."""
+        if not self._plan.head:
+            return None
+        counts = Counter(token for text in texts for token in text.ids)
+        # Where there are fewer texts than ids, its second choices tell what else it may write.
+        counts.update(
+            {int(t): 0 for text in texts for t in text.top_ids.ravel() if int(t) not in counts}
+        )
+        ends = end_ids(self._large())
+        best = [token for token, _ in counts.most_common() if token not in ends]
+        return sorted([*ends, *best[: max(0, self._plan.head - len(ends))]])
+
+    def _learner(self, head: Sequence[int] | None) -> Any:
+        """The model that learns: the small one, or the large one itself where both are trained."""
+        plan = self._plan
+        model = plan.small.load()
+        if plan.shared:
+            freeze(model)
+        if head is not None:
+            rows = ShortHead(model.get_output_embeddings(), head).rows
+            model.set_output_embeddings(rows.requires_grad_(False))
+        return model
+
+    def _map(self, model: Any, head: Sequence[int] | None) -> torch.Tensor | None:
+        """For each id its row in the short head, -1 without one."""
+        if head is None:
+            return None
+        width = model.config.get_text_config().vocab_size
+        rows = torch.full((width,), -1, dtype=torch.long, device=model.device)
+        rows[torch.tensor(list(head), device=model.device)] = torch.arange(
+            len(head), device=model.device
+        )
+        return rows
+
+    def _train(self, small: Any, texts: Sequence[Output], head: Sequence[int] | None) -> bool:
+        plan = self._plan
+        identity = plan.identity([plan.small.fingerprint(), plan.large.fingerprint()])
+        checkpoints = Checkpoints(plan.out / _RUN, {**identity, "texts": len(texts)})
+        lessons = [text.lesson() for text in texts if text.ids]
+        run = Run(small, lessons, plan.training, checkpoints, self._map(small, head))
+        with Bar("small model learns", run.steps) as bar:
+            return run.go(tell=bar.tell, minutes=plan.minutes)
+
+    def _agreement(
+        self, small: Any, tests: Sequence[Output], head: Sequence[int] | None
+    ) -> agreement.Report | None:
+        """How far the two agree now; None without held-out prompts."""
+        if not tests:
+            return None
+        exits = self._plan.training.exit_layer
+        with self._err.status("measuring agreement"):
+            large = small if exits else self._large()
+            return agreement.measured(small, large, tests, head=head, exit_layer=exits)
+
+    def _save(self, small: Any, head: Sequence[int] | None) -> None:
+        plan = self._plan
+        try:
+            if plan.shared and not small.config.is_encoder_decoder:
+                draft.save(small, plan.out, _base(plan.large.model, plan.out), head, plan.storage)
+                return
+            small.to(torch.bfloat16 if plan.storage == "bfloat16" else torch.float32)
+            small.save_pretrained(str(plan.out))
+            for file in plan.large.folder().iterdir():
+                if any(file.match(pattern) for pattern in _TOKENIZER):
+                    shutil.copyfile(file, plan.out / file.name)
+        except OSError as error:
+            raise ConfigError(
+                f"the aligned model cannot be written to {plan.out} ({error.strerror or error}): make room and "
+                "start the same command again; the training is kept"
+            ) from None
+
+    def _written(self) -> Any:
+        """The aligned model as it stands on disk, rounded to what it is stored in."""
+        plan = self._plan
+        if hub.is_draft(plan.out):
+            found: Any = draft.load(plan.out, DTYPES[plan.small.dtype])
+            return found.to(plan.small.device).eval()
+        return replace(plan.small, model=str(plan.out), exit_layer=0).load()
+
+    def _report(
+        self, before: agreement.Report | None, after: agreement.Report | None, found: Questions,
+        texts: Sequence[Output], tests: Sequence[Output],
+    ) -> None:  # fmt: skip
+        plan = self._plan
+        said = {
+            "command": self._command, "date": datetime.now(UTC).date().isoformat(), "corpus": plan.corpus,
+            "texts": len(texts), "tokens": sum(len(text.ids) for text in texts),
+            "held_out": len(tests), "skipped": dict(found.skipped), "torch": torch.__version__,
+            "before": before and before.as_dict(), "after": after and after.as_dict(),
+        }  # fmt: skip
+        (plan.out / REPORT).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+        self._say(f"written to {plan.out}, with {REPORT}")
+
+    def _say_skipped(self, found: Questions) -> None:
+        if found.skipped:
+            self._say(f"{len(found.kept)} prompts; skipped: {_counted(found)}")
+
+    def _say(self, line: str) -> None:
+        self._err.print(line)
+
+
+def _counted(found: Questions) -> str:
+    return ", ".join(f"{count} {why}" for why, count in found.skipped.most_common()) or "none there"
+
+
+def _base(model: str, out: Path) -> str:
+    """How a draft names the model that it belongs to: a folder by the way from the draft to it."""
+    path = Path(model).expanduser()
+    if not path.is_dir():
+        return str(path.resolve()) if path.suffix == ".gguf" else model
+    way = os.path.relpath(path.resolve(), out.resolve())
+    return way if way.startswith(".") else f"./{way}"

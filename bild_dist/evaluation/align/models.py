@@ -1,0 +1,139 @@
+"""The two models of an alignment, as transformers has them: plain layers, which can be trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bild_dist.errors import ConfigError
+from bild_dist.model import hub, tokenizer
+from bild_dist.model.checkpoint import DTYPES, cut, plan_of, weights_of
+from bild_dist.model.foreign import quiet
+from bild_dist.model.gguf import fingerprint
+from bild_dist.model.tokenizer import Tokens
+from bild_dist.orchestrator.text import Text
+
+_LENGTH = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a model comes from and what it computes in. `exit_layer` as in `WorkerConfig`."""
+
+    model: str
+    exit_layer: int = 0
+    dtype: str = "float32"
+    device: str = "cpu"
+    trust_remote_code: bool = False
+
+    def folder(self) -> Path:
+        """Raises ConfigError if there is no such model."""
+        return hub.folder_of(self.model, trust_remote_code=self.trust_remote_code)
+
+    def load(self) -> Any:
+        """A transformers model with its own linear layers.
+
+        Raises:
+            ConfigError: it is not there, or not as it should be.
+        """
+        folder, title = self.folder(), hub.title_of(self.model, 0)
+        plan = plan_of(folder, title, trust_remote_code=self.trust_remote_code)
+        encdec = bool(plan.is_encoder_decoder)
+        cut(plan, plan.get_text_config(decoder=True), self.exit_layer, encdec)
+        trust = self.trust_remote_code
+        model: Any = weights_of(folder, plan, title, DTYPES[self.dtype], trust_remote_code=trust)
+        return model.to(self.device).eval()
+
+    def tokens(self) -> Tokens:
+        """Its tokenizer. Raises ConfigError if it cannot be read."""
+        folder = self.folder()
+        encdec = bool(
+            plan_of(folder, self.model, trust_remote_code=self.trust_remote_code).is_encoder_decoder
+        )
+        with quiet():
+            return tokenizer.read(folder, encdec=encdec, trust_remote_code=self.trust_remote_code)
+
+    def fingerprint(self) -> str:
+        """A name for the weights and their config: the same for the same contents anywhere."""
+        folder = self.folder()
+        digest = sha256(json.dumps([self.exit_layer, self.dtype]).encode())
+        for name in ("config.json", "generation_config.json"):
+            file = folder / name
+            digest.update(file.read_bytes() if file.is_file() else b"")
+        for file in sorted(folder.glob("*.safetensors")):
+            digest.update(fingerprint(file).encode())
+        return digest.hexdigest()[:16]
+
+
+class Writer:
+    """From prompts to ids, as the decoder does it: with the chat template where there is one."""
+
+    def __init__(self, tokens: Tokens, src_lang: str = "", tgt_lang: str = "") -> None:
+        if not tokens.fingerprint:
+            raise ConfigError(
+                "the large model comes without a tokenizer: put its files beside the weights"
+            )
+        self._tokens = tokens
+        self._text = Text.from_files(tokens.files)
+        self._languages = (src_lang, tgt_lang)
+
+    def ids(self, prompt: Any) -> tuple[int, ...]:
+        """Ids of a text, of a list of messages, or of ids.
+
+        Raises:
+            InvalidRequest: it cannot be tokenised.
+        """
+        if not isinstance(prompt, str):
+            if all(isinstance(part, int) for part in prompt):
+                return tuple(prompt)
+            return tuple(self._text.chat(prompt))
+        if self._tokens.encodes:
+            return self._tokens.encode(prompt, *self._languages)[0]
+        if self._text.has_chat_template:
+            return tuple(self._text.chat([{"role": "user", "content": prompt}]))
+        return tuple(self._text.encode(prompt, src_lang=self._languages[0] or None))
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What ids say."""
+        stream = self._text.stream()
+        return "".join([*(stream.push(token) for token in ids), stream.finish()])
+
+
+def agree(small: Tokens, large: Tokens) -> None:
+    """Refuses two models whose ids mean different things.
+
+    Raises:
+        ConfigError: their tokenizers differ.
+    """
+    if small.fingerprint and small.fingerprint != large.fingerprint:
+        raise ConfigError(
+            f"the two models have different tokenizers ({small.size} and {large.size} entries, not the same table): "
+            "a token of one means something else to the other, so one cannot learn from the other. "
+            "Take two models that share a tokenizer"
+        )
+
+
+def longest(model: Any, asked: int = _LENGTH) -> int:
+    """Most ids that a model can hold."""
+    text = model.config.get_text_config()
+    found = getattr(text, "max_position_embeddings", None)
+    return min(found, asked) if isinstance(found, int) and found > 0 else asked
+
+
+def freeze(model: Any) -> None:
+    """Embedding and head stay as they are: they belong to the large model too."""
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        for weight in module.parameters():
+            weight.requires_grad_(False)
+
+
+def threads(count: int) -> None:
+    """Sets torch's threads, if a count is given."""
+    if count:
+        torch.set_num_threads(count)

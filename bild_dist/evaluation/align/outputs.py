@@ -1,0 +1,225 @@
+"""What the large model writes for the calibration prompts: greedy texts, and how sure it was.
+
+Written in batches, kept on disk a shard at a time: an interrupted run goes on behind its last
+shard, and the same model and prompts are never written twice. The folder is
+`$XDG_CACHE_HOME/bild-dist/outputs/FINGERPRINT`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from bild_dist.errors import ConfigError
+from bild_dist.evaluation.align.calibration import Question
+from bild_dist.evaluation.align.lessons import Lesson
+from bild_dist.evaluation.corpora.debian import cache_folder
+
+SHARD: Final = 512
+"""Prompts of a shard."""
+_FORMAT: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What the large model wrote for one prompt.
+
+    Shapes, for T ids and K choices: `top_ids` [T, K] int32 and `top_logprobs` [T, K] float16, its
+    most likely ids at each position, best first, after the constraints of its generation config.
+    """
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    """The encoder's source, or the decoder's prompt."""
+    ids: tuple[int, ...]
+    top_ids: np.ndarray[Any, Any]
+    top_logprobs: np.ndarray[Any, Any]
+
+    def lesson(self) -> Lesson:
+        """As something to learn from."""
+        return Lesson(self.prompt_ids, self.ids, self.top_ids, self.top_logprobs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """How to write. `batch`: texts at once; `choices`: ids kept of each position's
+    distribution.
+    """
+
+    max_new_tokens: int = 128
+    batch: int = 64
+    choices: int = 16
+
+
+class Teacher:
+    """Writes, or reads what it wrote before. Owner of its folder.
+
+    `model` is asked for only when something is left to write, because loading it takes long.
+    """
+
+    def __init__(self, model: Callable[[], Any], fingerprint: str, asked: Asked) -> None:
+        self._model = model
+        self._fingerprint = fingerprint
+        self._asked = asked
+
+    def outputs(
+        self, questions: Sequence[Question], tell: Callable[[int, str], None] = lambda *_: None
+    ) -> Iterator[Output]:
+        """The texts in the order of the questions; `tell` hears how many are done.
+
+        Raises:
+            ConfigError: there is no room for them; those of complete shards are kept.
+        """
+        for start in range(0, len(questions), SHARD):
+            part = questions[start : start + SHARD]
+            file = self._file(part)
+            found = _read(file, part)
+            if found is None:
+                found = self._write(part, lambda n, at=start: tell(at + n, "texts"))  # type: ignore[misc]
+                _keep(file, found)
+            tell(start + len(part), "texts")
+            yield from found
+
+    def _file(self, part: Sequence[Question]) -> Path:
+        asked = self._asked
+        key = json.dumps([_FORMAT, asked.max_new_tokens, asked.choices, [q.ids for q in part]])
+        name = sha256(key.encode()).hexdigest()[:16]
+        return cache_folder().parent / "outputs" / self._fingerprint / f"{name}.safetensors"
+
+    def _write(self, part: Sequence[Question], tell: Callable[[int], None]) -> list[Output]:
+        # Texts of one length together: little padding.
+        order = sorted(range(len(part)), key=lambda n: len(part[n].ids))
+        found: dict[int, Output] = {}
+        for start in range(0, len(order), self._asked.batch):
+            chosen = order[start : start + self._asked.batch]
+            texts = write(self._model(), [part[n] for n in chosen], self._asked)
+            found.update(zip(chosen, texts, strict=True))
+            tell(len(found))
+        return [found[n] for n in range(len(part))]
+
+
+class _Recorder(LogitsProcessor):
+    """Notes the best choices of every step. Changes nothing."""
+
+    def __init__(self, choices: int) -> None:
+        self._choices = choices
+        self.ids: list[torch.Tensor] = []
+        self.logprobs: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Shapes: `scores` [B, V], returned as they are."""
+        top = scores.float().topk(min(self._choices, scores.shape[-1]), -1)
+        self.ids.append(top.indices)
+        self.logprobs.append(top.values - torch.logsumexp(scores.float(), -1, keepdim=True))
+        return scores
+
+
+@torch.inference_mode()
+def write(model: Any, questions: Sequence[Question], asked: Asked) -> list[Output]:
+    """Greedy texts of some prompts in one batch, by transformers' own `generate`."""
+    width = max(len(question.ids) for question in questions)
+    encdec = bool(model.config.is_encoder_decoder)
+    ends = _ends(model)
+    pad = model.generation_config.pad_token_id
+    pad = ends[0] if pad is None and ends else int(pad or 0)
+    rows, masks = [], []
+    for question in questions:
+        gap = [pad] * (width - len(question.ids))
+        # A decoder goes on at the right, so its padding is at the left.
+        rows.append([*question.ids, *gap] if encdec else [*gap, *question.ids])
+        held = [1] * len(question.ids)
+        masks.append([*held, *[0] * len(gap)] if encdec else [*[0] * len(gap), *held])
+    recorder = _Recorder(asked.choices)
+    with _sized(model.config):
+        written = model.generate(
+            torch.tensor(rows, device=model.device), attention_mask=torch.tensor(masks, device=model.device),
+            max_new_tokens=asked.max_new_tokens, do_sample=False, num_beams=1, pad_token_id=pad,
+            logits_processor=LogitsProcessorList([recorder]),
+        )  # fmt: skip
+    steps = len(recorder.ids)
+    texts = written[:, written.shape[1] - steps :].tolist()
+    ids = torch.stack(recorder.ids, 1).to(torch.int32).cpu().numpy()
+    logprobs = torch.stack(recorder.logprobs, 1).half().cpu().numpy()
+    found = []
+    for n, question in enumerate(questions):
+        stop = next((i + 1 for i, token in enumerate(texts[n]) if token in ends), steps)
+        found.append(
+            Output(
+                question.id, question.ids, tuple(texts[n][:stop]), ids[n, :stop], logprobs[n, :stop]
+            )
+        )
+    return found
+
+
+@contextmanager
+def _sized(config: Any) -> Iterator[None]:
+    """transformers sizes T5's cache by the encoder's layers, and fails where the decoder has more.
+
+    The encoder keeps a configuration of its own.
+    """
+    layers = getattr(config, "num_layers", None)
+    if hasattr(config, "num_decoder_layers"):
+        config.num_layers = config.num_decoder_layers
+    try:
+        yield
+    finally:
+        if hasattr(config, "num_decoder_layers"):
+            config.num_layers = layers
+
+
+def _ends(model: Any) -> list[int]:
+    found = model.generation_config.eos_token_id
+    if found is None:
+        return []
+    return [int(found)] if isinstance(found, int) else [int(token) for token in found]
+
+
+def _keep(file: Path, outputs: Sequence[Output]) -> None:
+    partial = file.with_suffix(f".{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {
+                "lengths": np.array([len(output.ids) for output in outputs], np.int32),
+                "ids": np.concatenate([np.array(output.ids, np.int32) for output in outputs]),
+                "top_ids": np.concatenate([output.top_ids for output in outputs]),
+                "top_logprobs": np.concatenate([output.top_logprobs for output in outputs]),
+            },
+            partial,
+        )
+        partial.rename(file)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise ConfigError(
+            f"the large model's texts cannot be kept in {file.parent} ({error}): make room, or set XDG_CACHE_HOME; "
+            "the same command goes on behind the last complete shard"
+        ) from None
+
+
+def _read(file: Path, part: Sequence[Question]) -> list[Output] | None:
+    try:
+        held = load_file(file)
+        ends = np.cumsum(held["lengths"])
+    except (OSError, SafetensorError, KeyError):
+        return None
+    if len(ends) != len(part):
+        return None
+    cuts = [slice(end - length, end) for end, length in zip(ends, held["lengths"], strict=True)]
+    return [
+        Output(
+            q.id, q.ids, tuple(held["ids"][c].tolist()), held["top_ids"][c], held["top_logprobs"][c]
+        )
+        for q, c in zip(part, cuts, strict=True)
+    ]

@@ -1,0 +1,49 @@
+"""How far a long step is: a bar on a terminal, a line now and then anywhere else."""
+
+from __future__ import annotations
+
+from typing import Final, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bild_dist.clock import now_ns
+from bild_dist.evaluation.align.training import Step
+
+_EVERY_NS: Final = 30_000_000_000
+
+
+class Bar:
+    """Shows one long step on standard error."""
+
+    def __init__(self, name: str, total: int, done: int = 0) -> None:
+        self._console = Console(stderr=True)
+        self._name = name
+        self._total = total
+        self._begun = self._told = now_ns()
+        self._first = done
+        self._progress = Progress(
+            TextColumn(name), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"),
+            TimeRemainingColumn(), console=self._console, disable=not self._console.is_terminal,
+        )  # fmt: skip
+        self._task = self._progress.add_task(name, total=total, completed=done, said="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def tell(self, step: Step) -> None:
+        """A step of training is done."""
+        rate = step.targets / max((now_ns() - self._begun) / 1e9, 1e-9)
+        self.at(step.step, f"loss {step.loss:.3f}, {rate:,.0f} tokens/s")
+
+    def at(self, done: int, said: str = "") -> None:
+        """So much of the whole is done."""
+        self._progress.update(self._task, completed=done, said=said)
+        now = now_ns()
+        if not self._console.is_terminal and (now - self._told > _EVERY_NS or done == self._total):
+            self._told = now
+            self._console.print(f"{self._name}: {done} of {self._total} {said}", highlight=False)
