@@ -42,7 +42,6 @@ def main() -> None:
     chosen = parser.parse_args()
     if (chosen.out / "model.safetensors").is_file():
         return
-    torch.set_flush_denormal(True)
     torch.set_num_threads(chosen.threads or os.cpu_count() or 1)
     torch.manual_seed(0)
     tokenizer: Any = T5Tokenizer.from_pretrained(str(chosen.tokenizer))

@@ -86,6 +86,14 @@ def test_texts_are_what_the_model_writes_alone(family, tmp_path):
         assert torch.allclose(best, torch.from_numpy(output.top_logprobs).float(), atol=5e-3)
 
 
+def test_a_forced_language_begins_every_text(tmp_path):
+    """As NLLB and its kin want it: the first id is given, the second is the model's own."""
+    model = Source(model=str(write_model(tmp_path, "m2m100"))).load()
+    (text,) = write(model, [Question("1", (5, 6, 2))], Asked(max_new_tokens=4, forced_begin=40))
+    assert text.ids[0] == 40
+    assert text.top_ids.shape == (len(text.ids), 16)
+
+
 def test_texts_are_written_once_and_an_interruption_costs_one_shard(tmp_path, monkeypatch):
     """What a shard holds is read again; a run that stops in the second shard begins with it."""
     monkeypatch.setattr(outputs, "SHARD", 4)
@@ -174,7 +182,9 @@ def test_a_file_is_split_by_its_lines(tmp_path):
         (("--small", "a", "--early-exit", "2"), "leave out --small"),
         (("--small", "a", "--head", "9"), "go with --early-exit"),
         (("--early-exit", "2", "--joint", "--head", "9"), "leave out --head"),
+        (("--small", "a", "--storage", "int8"), "leave it out"),
         (("--early-exit", "2", "--distil", "2"), "from 0 to 1"),
+        (("--early-exit", "2", "--replay", "0.5"), "such as 0.5/2"),
         (("--early-exit", "2", "--rate", "0"), "above 0"),
         (("--early-exit", "2", "--device", "tpu"), "cpu, cuda or cuda:N"),
         (("--early-exit", "2", "--max-length", "64"), "leave room"),

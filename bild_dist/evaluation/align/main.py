@@ -81,12 +81,7 @@ class Align:
         large_tokens = plan.large.tokens()
         agree(plan.small.tokens(), large_tokens)
         writer = Writer(large_tokens, plan.src_lang, plan.tgt_lang)
-        room = (
-            min(plan.max_length, longest(self._large(), plan.max_length))
-            - plan.writing.max_new_tokens
-        )
-        if self._large().config.is_encoder_decoder:
-            room = longest(self._large(), plan.max_length)
+        room = self._room()
         asked_now, held = (
             questions(prompts(plan.corpus, split), writer.ids, room, limit)
             for split, limit in (("train", plan.limit), ("validation", plan.held_out))
@@ -96,7 +91,8 @@ class Align:
             raise ConfigError(
                 f"--corpus {plan.corpus} has no prompt that can be used: {_counted(asked_now)}"
             )
-        teacher = Teacher(self._large, plan.large.fingerprint(), plan.writing)
+        writing = replace(plan.writing, forced_begin=writer.forced())
+        teacher = Teacher(self._large, plan.large.fingerprint(), writing)
         texts = self._texts(teacher, asked_now, "large model writes")
         tests = self._texts(teacher, held, "held-out texts")
         head = self._head(texts)
@@ -116,6 +112,16 @@ class Align:
             agreement.show(before, after, self._err)
         self._report(before, after, asked_now, texts, tests)
         return True
+
+    def _room(self) -> int:
+        """Longest prompt that can be used, in ids."""
+        plan, large = self._plan, self._large()
+        room = longest(large, plan.max_length)
+        if not large.config.is_encoder_decoder:
+            return room - plan.writing.max_new_tokens
+        if plan.storage == "int8":
+            raise ConfigError("--storage int8 is for drafts of decoder-only models: leave it out")
+        return room
 
     def _large(self) -> Any:
         if "large" not in self._models:

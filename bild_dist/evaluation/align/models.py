@@ -99,6 +99,19 @@ class Writer:
             return tuple(self._text.chat([{"role": "user", "content": prompt}]))
         return tuple(self._text.encode(prompt, src_lang=self._languages[0] or None))
 
+    def forced(self) -> int | None:
+        """The id of the target language, where the family forces one (NLLB, M2M100, mBART).
+
+        Raises:
+            InvalidRequest: the model knows no such language.
+        """
+        source, target = self._languages
+        if not target:
+            return None
+        if self._tokens.encodes:
+            return self._tokens.encode("a", source, target)[1]
+        return self._text.language(target)
+
     def text(self, ids: Sequence[int]) -> str:
         """What ids say."""
         stream = self._text.stream()

@@ -233,6 +233,10 @@ def _wrong(given: argparse.Namespace) -> Iterator[tuple[bool, str]]:
     )
     yield (given.joint or given.head > 0) and not early, "--joint and --head go with --early-exit K"
     yield (
+        given.storage == "int8" and (given.joint or not early),
+        "--storage int8 is for what --early-exit K writes: leave it out",
+    )
+    yield (
         given.joint and given.head > 0,
         "--joint trains the whole model, with the whole head: leave out --head",
     )

@@ -54,13 +54,14 @@ class Output:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """How to write. `batch`: texts at once; `choices`: ids kept of each position's
-    distribution.
+    """How to write. `batch`: texts at once; `choices`: ids kept of each position's distribution;
+    `forced_begin`: the first id of every text, such as a language.
     """
 
     max_new_tokens: int = 128
     batch: int = 64
     choices: int = 16
+    forced_begin: int | None = None
 
 
 class Teacher:
@@ -94,7 +95,15 @@ class Teacher:
 
     def _file(self, part: Sequence[Question]) -> Path:
         asked = self._asked
-        key = json.dumps([_FORMAT, asked.max_new_tokens, asked.choices, [q.ids for q in part]])
+        key = json.dumps(
+            [
+                _FORMAT,
+                asked.max_new_tokens,
+                asked.choices,
+                asked.forced_begin,
+                [q.ids for q in part],
+            ]
+        )
         name = sha256(key.encode()).hexdigest()[:16]
         return cache_folder().parent / "outputs" / self._fingerprint / f"{name}.safetensors"
 
@@ -142,11 +151,13 @@ def write(model: Any, questions: Sequence[Question], asked: Asked) -> list[Outpu
         held = [1] * len(question.ids)
         masks.append([*held, *[0] * len(gap)] if encdec else [*[0] * len(gap), *held])
     recorder = _Recorder(asked.choices)
+    # Without one the generation config decides.
+    forced = {} if asked.forced_begin is None else {"forced_bos_token_id": asked.forced_begin}
     with _sized(model.config):
         written = model.generate(
             torch.tensor(rows, device=model.device), attention_mask=torch.tensor(masks, device=model.device),
             max_new_tokens=asked.max_new_tokens, do_sample=False, num_beams=1, pad_token_id=pad,
-            logits_processor=LogitsProcessorList([recorder]),
+            logits_processor=LogitsProcessorList([recorder]), **forced,
         )  # fmt: skip
     steps = len(recorder.ids)
     texts = written[:, written.shape[1] - steps :].tolist()
