@@ -26,12 +26,14 @@ def main() -> None:
     parser.add_argument("--corpus", action="append", required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--encoder-layers", type=int, default=6)
+    parser.add_argument("--encoder-layers", type=int, default=4)
     parser.add_argument("--decoder-layers", type=int, default=12)
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--inner", type=int, default=512)
-    parser.add_argument("--heads", type=int, default=8)
-    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--width", type=int, default=192)
+    parser.add_argument("--inner", type=int, default=384)
+    parser.add_argument("--heads", type=int, default=6)
+    parser.add_argument("--dropout", type=float, default=0.05)
+    parser.add_argument("--grow", type=Path, metavar="FOLDER",
+                        help="begin as this model, whose decoder has fewer layers")  # fmt: skip
     parser.add_argument("--epochs", type=float, default=4)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--tokens", type=int, default=2048)
@@ -54,7 +56,10 @@ def main() -> None:
             pad_token_id=0, eos_token_id=1, attn_implementation="eager",
         )
     )  # fmt: skip
-    soften(model)
+    if chosen.grow is None:
+        soften(model)
+    else:
+        grow(model, T5ForConditionalGeneration.from_pretrained(str(chosen.grow)))
     lock(model)
     model.generation_config.max_length = LONGEST
     model.to(dtype=getattr(torch, chosen.dtype), device=chosen.device)
@@ -112,6 +117,29 @@ def soften(model: torch.nn.Module) -> None:
         for name, weight in model.named_parameters():
             if name.endswith((".o.weight", ".wo.weight")):
                 weight.mul_(0.3)
+
+
+@torch.no_grad()
+def grow(deep: Any, shallow: Any) -> None:
+    """Gives a model the weights of one with fewer decoder layers, each layer as several in a row
+    that do a share of it.
+
+    A residual layer adds f(x) to x; n layers that add f(x) / n each come close to it. So most of
+    the training is that of a shallow model, at a third of the cost.
+    """
+    own, found = deep.state_dict(), shallow.state_dict()
+    copies, rest = divmod(len(deep.decoder.block), len(shallow.decoder.block))
+    if rest or len(deep.encoder.block) != len(shallow.encoder.block):
+        raise SystemExit(
+            "--grow needs as many encoder layers, and a whole multiple of decoder layers"
+        )
+    for name, weight in own.items():
+        parts = name.split(".")
+        if name.startswith("decoder.block."):
+            parts[2] = str(int(parts[2]) // copies)
+        source = found[".".join(parts)].to(weight.dtype)
+        shared = name.startswith("decoder.block.") and name.endswith((".o.weight", ".wo.weight"))
+        weight.copy_(source / copies if shared else source)
 
 
 def lessons_of(corpora: list[str], tokenizer: Any) -> list[Lesson]:
