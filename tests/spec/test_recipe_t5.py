@@ -13,8 +13,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 from bild_dist.errors import ConfigError, WorkerFault
+from bild_dist.evaluation.align.models import Source
 from bild_dist.evaluation.bench.contestants import Peer
 from bild_dist.evaluation.bench.job import Job, Outcome, refusal
 from bild_dist.evaluation.corpora import named
@@ -266,3 +268,22 @@ def test_a_step_whose_result_is_there_is_skipped(tmp_path: Path) -> None:
     ).stdout  # fmt: skip
     assert "bild align" in said
     assert "scratch.py" not in said
+
+
+def test_a_deep_model_grows_out_of_a_shallow_one(
+    recipe: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    """Each decoder layer becomes several in a row that add a share of what it added; the encoder
+    and the embedding stay.
+    """
+    scratch = importlib.import_module("scratch")
+    shallow = Source(model=str(write_model(tmp_path / "a", "t5", layers=2))).load()
+    deep = Source(model=str(write_model(tmp_path / "b", "t5", layers=6, seed=1))).load()
+    scratch.grow(deep, shallow)
+    assert torch.equal(deep.shared.weight, shallow.shared.weight)
+    for n, block in enumerate(deep.decoder.block):
+        old, new = shallow.decoder.block[n // 3].layer, block.layer
+        assert torch.equal(new[1].EncDecAttention.q.weight, old[1].EncDecAttention.q.weight)
+        assert torch.allclose(new[2].DenseReluDense.wo.weight * 3, old[2].DenseReluDense.wo.weight)
+    with pytest.raises(SystemExit, match="whole multiple"):
+        scratch.grow(deep, Source(model=str(write_model(tmp_path / "c", "t5", layers=4))).load())
