@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from bild_dist.errors import InvalidRequest
-from bild_dist.messages import Info
 from bild_dist.orchestrator.client import WorkerClient
 from bild_dist.orchestrator.dispatcher import Work
 from bild_dist.orchestrator.pairing import shared_vocabulary
@@ -84,12 +83,16 @@ async def _ids(
         raise InvalidRequest(
             "a prompt is a text, a list of messages ({'role': ..., 'content': ...}), or token ids"
         )
-    return tuple(ids), _language(options, info, text)
+    return tuple(ids), await _language(options, worker, text)
 
 
-def _language(options: Options, info: Info, text: Text) -> int | None:
-    if options.tgt_lang is None or info.encodes:
+async def _language(options: Options, worker: WorkerClient, text: Text) -> int | None:
+    if options.tgt_lang is None:
         return None
+    if worker.info.encodes:
+        # The worker knows its languages, and says with any text which id is forced.
+        said = await worker.encode("-", options.src_lang or "", options.tgt_lang)
+        return said.forced_begin
     return text.language(options.tgt_lang)
 
 

@@ -6,20 +6,19 @@ Alone, the step can run on another machine: copy `$XDG_CACHE_HOME/bild-dist/outp
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 
 from bild_dist.errors import BildError
-from bild_dist.evaluation.align.calibration import prompts, questions
-from bild_dist.evaluation.align.models import Writer, longest, threads
+from bild_dist.evaluation.align.asking import Asking
+from bild_dist.evaluation.align.models import threads
 from bild_dist.evaluation.align.options import Alignment, asked
-from bild_dist.evaluation.align.outputs import Output, Teacher
-from bild_dist.evaluation.align.progress import Bar
+from bild_dist.evaluation.align.outputs import Output
 
 HEADS = (1024, 2048, 4096, 8192, 16384)
 """Sizes of a short head to tell of."""
@@ -30,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         plan = asked(argv)
         threads(plan.threads or os.cpu_count() or 1)
-        found = [text for split in ("train", "validation") for text in written(plan, split)]
+        found = written(plan)
     except BildError as error:
         Console(stderr=True).print(f"texts: {error}", markup=False)
         return 2
@@ -46,21 +45,11 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def written(plan: Alignment, split: str) -> list[Output]:
-    """The texts of a split, in the order of its prompts."""
-    models: list[Any] = []
-
-    def large() -> Any:
-        if not models:
-            models.append(plan.large.load())
-        return models[0]
-
-    limit = plan.limit if split == "train" else plan.held_out
-    room = longest(large(), plan.max_length) - plan.writing.max_new_tokens
-    writer = Writer(plan.large.tokens())
-    kept = questions(prompts(plan.corpus, split), writer.ids, room, limit).kept
-    with Bar(f"large model writes ({split})", len(kept)) as bar:
-        return list(Teacher(large, plan.large.fingerprint(), plan.writing).outputs(kept, bar.at))
+def written(plan: Alignment) -> list[Output]:
+    """The texts to learn from and the held-out ones."""
+    asking = Asking(plan, functools.cache(plan.large.load))
+    parts = ((asking.learned, "large model writes"), (asking.held, "held-out texts"))
+    return [text for found, name in parts for text in asking.texts(found, name)]
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ from bild_dist.errors import ConfigError
 from bild_dist.evaluation.align import main as front
 from bild_dist.evaluation.align import outputs
 from bild_dist.evaluation.align.calibration import Question, prompts, questions
-from bild_dist.evaluation.align.models import Source, agree
+from bild_dist.evaluation.align.models import Source
 from bild_dist.evaluation.align.options import asked
 from bild_dist.evaluation.align.outputs import Asked, Teacher, write
-from bild_dist.evaluation.corpora import named
+from bild_dist.evaluation.align.ready import agree
 from bild_dist.model.load import load
 from tests.tiny import write_model, write_pair
 from tests.tiny_tokenizers import TEXT
@@ -141,11 +141,17 @@ def test_no_room_for_texts_is_a_clear_error(tmp_path, monkeypatch):
 def test_lines_that_cannot_be_used_are_skipped_and_counted():
     """Empty ones, long ones and those that were there before."""
     found = questions(
-        [("1", "ab"), ("2", ""), ("3", "  "), ("4", "abcdef"), ("5", "ab"), ("6", "abc")],
-        lambda text: tuple(map(ord, text)), longest=4,
+        [("1", "ab"), ("2", ""), ("3", "  "), ("4", "abcdef"), ("5", "ab"), ("6", "abc"), ("7", "zz")],
+
+        lambda text: tuple(map(ord, text)), 4, 100,
     )  # fmt: skip
     assert [q.id for q in found.kept] == ["1", "6"]
-    assert found.skipped == {"empty": 2, "longer than 4 tokens": 1, "there twice": 1}
+    assert found.skipped == {
+        "empty": 2,
+        "longer than 4 tokens": 1,
+        "there twice": 1,
+        "ids outside the vocabulary": 1,
+    }
 
 
 @pytest.mark.parametrize(
@@ -155,15 +161,17 @@ def test_lines_that_cannot_be_used_are_skipped_and_counted():
         ("[1]", "must be a JSON object"),
         ('{"promt": "x"}', "unknown field .promt..*prompt"),
         ('{"id": 1}', "needs one of prompt"),
+        ('{"prompt": ["a"]}', "a prompt is a text"),
+        ('{"prompt_tokens": [true]}', "a list of ids"),
+        ('{"messages": ["a", {}]}', "a list of"),
     ],
 )
 def test_a_bad_file_is_refused_by_line(line, said, tmp_path):
     """What is wrong with which line, whatever split it is in."""
     file = tmp_path / "bad.jsonl"
     file.write_text(line)
-    split = named.part_of(line)
     with pytest.raises(ConfigError, match=said):
-        prompts(str(file), split)
+        prompts(str(file), "train")
 
 
 def test_a_file_is_split_by_its_lines(tmp_path):
@@ -194,6 +202,74 @@ def test_bad_options_are_refused_before_anything_starts(words, said, tmp_path):
     """Each with what to do instead."""
     with pytest.raises(ConfigError, match=said):
         asked(["--corpus", "x.jsonl", "--out", str(tmp_path / "out"), *words])
+
+
+def test_the_same_prompt_is_in_one_split_whatever_it_is_called(tmp_path):
+    """Names do not matter, nor do line ends that JSON allows inside a text."""
+    asks = [f"number{chr(0x2028)}{n}" for n in range(200)]
+    file = tmp_path / "twice.jsonl"
+    lines = [{"id": f"{k}/{n}", "prompt": ask} for k in range(2) for n, ask in enumerate(asks)]
+    file.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines))
+    sets = [{ask for _, ask in prompts(str(file), s)} for s in ("train", "validation", "test")]
+    assert sets[0] | sets[1] | sets[2] == set(asks)
+    assert not sets[0] & sets[1]
+    assert not (sets[0] | sets[1]) & sets[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--early-exit", "9"), "from 1 to 3"),
+        (("--early-exit", "3", "--joint"), "is the whole model"),
+        (("--early-exit", "1", "--ignore-generation", "num_beans"), "num_beams"),
+    ],
+)
+def test_what_cannot_come_to_its_end_does_not_begin(words, said, tmp_path, capsys):
+    """Found out before a text is written."""
+    large = write_model(tmp_path / "large", "llama", tokenizer=True)
+    argv = ["--large", str(large), "--corpus", _file(tmp_path), "--out", str(tmp_path / "out")]
+    assert front.main([*argv, *words], inproc) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "cache" / "bild-dist" / "outputs").exists()
+
+
+def test_beams_are_refused_at_once_and_can_be_ignored(tmp_path, capsys):
+    """A generation config that no worker would take, with the option that helps."""
+    small, large = write_pair(tmp_path, "t5", tokenizer=True, generation={"num_beams": 4})
+    argv = ["--small", str(small), "--large", str(large), "--corpus", _file(tmp_path, LINES[:40]),
+            "--out", str(tmp_path / "out"), *FEW]  # fmt: skip
+    assert front.main(argv, inproc) == 2
+    assert "--ignore-generation num_beams" in capsys.readouterr().err
+    assert front.main([*argv, "--ignore-generation", "num_beams"], inproc) == 0
+
+
+def test_models_are_never_written_over(tmp_path, capsys):
+    """--out must be a folder of its own; a short head needs a decoder-only model."""
+    large = write_model(tmp_path / "large", "t5", tokenizer=True)
+    argv = ["--large", str(large), "--early-exit", "1", "--corpus", _file(tmp_path)]
+    assert front.main([*argv, "--out", str(large)], inproc) == 2
+    assert "name another folder" in capsys.readouterr().err
+    assert front.main([*argv, "--out", str(tmp_path / "out"), "--head", "9"], inproc) == 2
+    assert "decoder-only" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_with_its_own_texts_only(tmp_path, capsys):
+    """Another corpus of the same size in the same --out is another run."""
+    small, large = write_pair(tmp_path, "llama", tokenizer=True)
+    out = [
+        "--small",
+        str(small),
+        "--large",
+        str(large),
+        "--out",
+        str(tmp_path / "out"),
+        "--limit",
+        "20",
+    ]
+    assert front.main([*out, "--corpus", _file(tmp_path), *FEW, "--minutes", "1e-9"], inproc) == 1
+    other = _file(tmp_path, LINES[150:])
+    assert front.main([*out, "--corpus", other, *FEW], inproc) == 2
+    assert "holds a run with texts = " in capsys.readouterr().err
 
 
 def test_different_tokenizers_are_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Alignment: lessons, losses, checkpoints and the loop, on models of a few thousand weights."""
 
 import math
+import signal
 
 import numpy as np
 import pytest
@@ -157,6 +158,33 @@ def test_an_interrupted_run_gives_the_same_model(family, plan, tmp_path):
         model.named_parameters(), other.named_parameters(), strict=True
     ):
         assert torch.equal(weight, found), name
+
+
+def test_an_interruption_inside_a_step_waits_for_its_end(tmp_path):
+    """Ctrl-C while the weights move: they and the count of steps move together."""
+    folder = write_model(tmp_path / "model", "llama")
+    straight, model = _run(folder, "llama", tmp_path / "straight")
+    assert straight.go()
+    stopped, _ = _run(folder, "llama", tmp_path / "stopped")
+    step = stopped._optimizer.step
+
+    def interrupted(*arguments, **options):
+        if stopped.done == 3:
+            signal.raise_signal(signal.SIGINT)
+        return step(*arguments, **options)
+
+    stopped._optimizer.step = interrupted
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            stopped.go()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert stopped.done == 4
+    last, other = _run(folder, "llama", tmp_path / "stopped")
+    assert last.go()
+    for weight, found in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(weight, found)
 
 
 def test_a_time_limit_stops_between_steps(tmp_path):

@@ -33,7 +33,7 @@ from bild_dist.evaluation.align.agreement_counts import (
     share,
 )
 from bild_dist.evaluation.align.lessons import IGNORED, Lesson, batch_of
-from bild_dist.evaluation.align.losses import exit_logits
+from bild_dist.evaluation.align.losses import exit_logits, only
 from bild_dist.evaluation.align.report import Report as Report
 from bild_dist.evaluation.align.report import table
 from bild_dist.evaluation.align.training import start_id
@@ -76,6 +76,7 @@ def measured(
     alpha_rb: Sequence[float] = ALPHA_RB,
     window: int = WINDOW,
     ignored: Sequence[str] = (),
+    forced: int | None = None,
     tell: Callable[[int], None] = lambda done: None,
 ) -> Report:
     """The report on texts that the large model wrote greedily, teacher-forced; without speeds.
@@ -84,13 +85,21 @@ def measured(
     the ids that the rows of the small model's head stand for; None for all ids, or a `ShortHead`,
     which knows them itself. `exit_layer`: the small model is what leaves `small` behind this layer;
     0 for the whole model. `ignored`: fields of the large model's generation config to leave aside
-    (`--ignore-generation`). `tell` hears how many texts are done.
+    (`--ignore-generation`). `forced`: the id that begins every text, None for what that config says.
+    `tell` hears how many texts are done.
 
     Raises:
         ConfigError: no text has a position, or the models do not fit together.
     """
     texts = positions_of(
-        small, large, outputs, head=head, exit_layer=exit_layer, ignored=ignored, tell=tell
+        small,
+        large,
+        outputs,
+        head=head,
+        exit_layer=exit_layer,
+        ignored=ignored,
+        forced=forced,
+        tell=tell,
     )
     bins = bins_of(texts)
     positions = sum(len(text) for text in texts)
@@ -119,6 +128,7 @@ def positions_of(
     head: Sequence[int] | None = None,
     exit_layer: int = 0,
     ignored: Sequence[str] = (),
+    forced: int | None = None,
     tell: Callable[[int], None] = lambda done: None,
 ) -> list[Positions]:
     """What both models say of every position, text by text; empty texts are left out.
@@ -128,7 +138,7 @@ def positions_of(
     if small.config.is_encoder_decoder != large.config.is_encoder_decoder:
         raise ConfigError("one model has an encoder and the other has none: take a pair of a kind")
     widths = [int(m.config.get_text_config(decoder=True).vocab_size) for m in (small, large)]
-    rules = _rules(large, min(widths), ignored)
+    rules = _rules(large, min(widths), ignored, forced)
     texts = _texts(outputs)
     found: dict[int, Positions] = {}
     with _reading(small), _reading(large):
@@ -142,7 +152,7 @@ def positions_of(
 
 
 def judged(
-    large: Any, texts: Sequence[Text], *, ignored: Sequence[str] = ()
+    large: Any, texts: Sequence[Text], *, ignored: Sequence[str] = (), forced: int | None = None
 ) -> list[tuple[Numbers, Numbers]]:
     """-ln p of each id of these texts under the large model, and of its own most likely id there,
     nats; both have a text's positions.
@@ -150,7 +160,9 @@ def judged(
     Raises:
         ConfigError: no text has a position.
     """
-    rules = _rules(large, int(large.config.get_text_config(decoder=True).vocab_size), ignored)
+    rules = _rules(
+        large, int(large.config.get_text_config(decoder=True).vocab_size), ignored, forced
+    )
     kept = _texts(texts)
     found: dict[int, tuple[Numbers, Numbers]] = {}
     with _reading(large):
@@ -164,11 +176,12 @@ def judged(
     return [found[n] for n in range(len(kept))]
 
 
-def _rules(large: Any, vocabulary: int, ignored: Sequence[str]) -> Rules:
+def _rules(large: Any, vocabulary: int, ignored: Sequence[str], forced: int | None) -> Rules:
     encdec = bool(large.config.is_encoder_decoder)
     left = [*_BEAMS, *ignored]
     rules = rules_of(large.generation_config, vocabulary, left, decoder_only=not encdec)
-    return replace(rules, forced_end=())
+    begin = rules.forced_begin if forced is None else forced
+    return replace(rules, forced_end=(), forced_begin=begin)
 
 
 def _texts(outputs: Sequence[Text]) -> list[Lesson]:
@@ -211,7 +224,7 @@ def _logits(
     fed = {"input_ids": batch.fed}
     if start is not None:
         fed = {"input_ids": batch.source, "decoder_input_ids": batch.fed}
-    with _only(model.get_output_embeddings(), wanted):
+    with only(model.get_output_embeddings(), wanted):
         told = model(
             **fed, attention_mask=batch.attended, use_cache=False,
             output_hidden_states=exit_layer > 0,
@@ -259,20 +272,3 @@ def _reading(model: Any) -> Iterator[None]:
         yield
     finally:
         model.train(learned)
-
-
-@contextmanager
-def _only(head: torch.nn.Module, wanted: torch.Tensor) -> Iterator[None]:
-    """Gives the head the wanted positions alone: over a prompt it costs as much as all layers.
-
-    Shapes: `wanted` BT; the head's input BTH becomes NH, for N wanted positions in row-major order.
-    """
-
-    def select(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (inputs[0][wanted],)
-
-    handle = head.register_forward_pre_hook(select)
-    try:
-        yield
-    finally:
-        handle.remove()

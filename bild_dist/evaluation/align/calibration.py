@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,25 +32,21 @@ class Questions:
     kept: list[Question] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
 
-    def fingerprint(self) -> str:
-        """A name for these prompts in this order."""
-        digest = sha256()
-        for question in self.kept:
-            digest.update(json.dumps(question.ids).encode())
-        return digest.hexdigest()[:16]
-
 
 def questions(
     prompts: Iterable[tuple[str, Any]],
     ids_of: Callable[[Any], Sequence[int]],
     longest: int,
+    vocabulary: int,
+    *,
     limit: int = 0,
+    but: Iterable[Question] = (),
 ) -> Questions:
-    """The first `limit` prompts (0: all) that are not empty, not longer than `longest` ids and not
-    there twice.
+    """The first `limit` prompts (0: all) that are not empty, not longer than `longest` ids, not there
+    twice and not among `but`.
     """
     found = Questions()
-    seen: set[tuple[int, ...]] = set()
+    seen = {question.ids for question in but}
     for name, prompt in prompts:
         if limit and len(found.kept) >= limit:
             break
@@ -65,6 +60,8 @@ def questions(
             continue
         if not ids or len(ids) > longest:
             found.skipped[f"longer than {longest} tokens" if ids else "empty"] += 1
+        elif not all(0 <= token < vocabulary for token in ids):
+            found.skipped["ids outside the vocabulary"] += 1
         elif ids in seen:
             found.skipped["there twice"] += 1
         else:
@@ -83,17 +80,19 @@ def prompts(corpus: str, split: str) -> list[tuple[str, Any]]:
     if not corpus.endswith(".jsonl"):
         return [(example.id, example.prompt) for example in named.load(corpus, split)]
     try:
-        lines = Path(corpus).read_text(encoding="utf-8").splitlines()
+        # Not splitlines(), which would also end a line at characters that JSON allows inside a text.
+        lines = Path(corpus).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--corpus {corpus} cannot be read: {error}") from None
     found = [
         _asked(f"{corpus}, line {n}", str(n), line)
         for n, line in enumerate(lines, 1)
-        if line.strip() and named.part_of(line) == split
+        if line.strip()
     ]
-    if not found and split == "train":
+    if not found:
         raise ConfigError(f'--corpus {corpus} has no prompts: write one {{"prompt": "..."}} a line')
-    return found
+    # By what is asked: the same prompt under two names is in one split.
+    return [(name, ask) for name, ask in found if named.part_of(json.dumps(ask)) == split]
 
 
 def _asked(where: str, number: str, line: str) -> tuple[str, Any]:
@@ -106,7 +105,28 @@ def _asked(where: str, number: str, line: str) -> tuple[str, Any]:
     for name in record:
         if name not in _KNOWN:
             raise ConfigError(f"{where}: unknown field {name!r}{nearest(name, _KNOWN)}")
-    asked = [record[name] for name in _ASKS if name in record]
-    if len(asked) != 1 or not isinstance(asked[0], str | list):
+    given = [name for name in _ASKS if name in record]
+    if len(given) != 1:
         raise ConfigError(f"{where} needs one of {', '.join(_ASKS)}")
-    return str(record.get("id", number)), asked[0]
+    asked = record[given[0]]
+    if not _KINDS[given[0]](asked):
+        raise ConfigError(
+            f"{where}: a prompt is a text, messages are a list of {{'role': ..., 'content': ...}}, "
+            "prompt_tokens a list of ids"
+        )
+    return str(record.get("id", number)), asked
+
+
+def _is_messages(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(part, dict) for part in value)
+
+
+def _is_ids(value: object) -> bool:
+    return isinstance(value, list) and all(type(part) is int for part in value)
+
+
+_KINDS: Final[dict[str, Callable[[object], bool]]] = {
+    "prompt": lambda value: isinstance(value, str),
+    "messages": _is_messages,
+    "prompt_tokens": _is_ids,
+}

@@ -35,6 +35,8 @@ class Checkpoints:
     def save(self, numbers: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         """Raises ConfigError where there is no room; the last checkpoint is then intact."""
         place = self._folder / f"step-{numbers['step']:07d}"
+        if place.is_dir():
+            return
         partial = self._folder / f"{place.name}.partial"
         try:
             shutil.rmtree(partial, ignore_errors=True)
@@ -45,7 +47,6 @@ class Checkpoints:
             save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
                       partial / "tensors.safetensors")  # fmt: skip
             _synced(partial)
-            shutil.rmtree(place, ignore_errors=True)
             partial.rename(place)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
@@ -83,10 +84,6 @@ class Checkpoints:
                 "give the same settings to go on, or another --out (or remove the folder) to start anew"
             )
         return numbers, tensors
-
-    def clear(self) -> None:
-        """Removes all of it, when the run is complete."""
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _last(self) -> Path | None:
         return max((p for p in self._folder.glob("step-*") if p.suffix != ".partial"), default=None)

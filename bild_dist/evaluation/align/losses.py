@@ -85,7 +85,7 @@ def _logits(
         else {"input_ids": batch.fed}
     )
     more = {"output_hidden_states": True} if exit_layer else {}
-    with _only(model.get_output_embeddings(), wanted):
+    with only(model.get_output_embeddings(), wanted):
         found = model(**ids, attention_mask=batch.attended, use_cache=False, **more)
     yield found.logits
     if exit_layer:
@@ -110,7 +110,9 @@ def exit_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def _only(head: torch.nn.Module, wanted: torch.Tensor) -> Iterator[None]:
+def only(head: torch.nn.Module, wanted: torch.Tensor) -> Iterator[None]:
+    """Gives a head the wanted positions alone: [B, T, D] becomes [N, D], in row-major order."""
+
     def select(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return (inputs[0][wanted],)
 

@@ -16,20 +16,23 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from rich.console import Console
+from safetensors import SafetensorError
 
 from bild_dist import log
 from bild_dist.errors import BildError, ConfigError, InvalidRequest
-from bild_dist.evaluation.align import agreement, together
-from bild_dist.evaluation.align.calibration import Questions, prompts, questions
+from bild_dist.evaluation.align import agreement, ready, together
+from bild_dist.evaluation.align.asking import Asking, counted
+from bild_dist.evaluation.align.calibration import Questions
 from bild_dist.evaluation.align.checkpoint import Checkpoints
-from bild_dist.evaluation.align.models import Writer, agree, freeze, longest, threads
+from bild_dist.evaluation.align.models import freeze, threads
 from bild_dist.evaluation.align.options import Alignment, asked
-from bild_dist.evaluation.align.outputs import Output, Teacher
+from bild_dist.evaluation.align.outputs import Output
 from bild_dist.evaluation.align.progress import Bar
 from bild_dist.evaluation.align.training import Run
 from bild_dist.model import draft, hub
@@ -42,9 +45,11 @@ if TYPE_CHECKING:
 REPORT: Final = "report.json"
 _TOKENIZER: Final = (
     "tokenizer*", "*.jinja", "*.model", "*.spm", "vocab.*", "merges.txt", "special_tokens_map.json",
-    "added_tokens.json",
+    "added_tokens.json", "chat_template.json", "tekken.json",
 )  # fmt: skip
 """Files that say how a model reads text."""
+_WEIGHTS: Final = ("draft.*", "config.json", "generation_config.json", "model*.safetensors*")
+"""Files that say what a model is."""
 _RUN: Final = "training"
 
 
@@ -73,28 +78,21 @@ class Align:
         self._command = command
         self._err = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._models: dict[str, Any] = {}
+        self._forced: int | None = None
+        """The id that begins every text, where a target language is forced."""
 
     def run(self) -> bool:
         """Whether it came to the end; otherwise the same command goes on."""
         plan = self._plan
         threads(plan.threads or os.cpu_count() or 1)
-        large_tokens = plan.large.tokens()
-        agree(plan.small.tokens(), large_tokens)
-        writer = Writer(large_tokens, plan.src_lang, plan.tgt_lang)
-        room = self._room()
-        asked_now, held = (
-            questions(prompts(plan.corpus, split), writer.ids, room, limit)
-            for split, limit in (("train", plan.limit), ("validation", plan.held_out))
-        )
-        self._say_skipped(asked_now)
-        if not asked_now.kept:
-            raise ConfigError(
-                f"--corpus {plan.corpus} has no prompt that can be used: {_counted(asked_now)}"
-            )
-        writing = replace(plan.writing, forced_begin=writer.forced())
-        teacher = Teacher(self._large, plan.large.fingerprint(), writing)
-        texts = self._texts(teacher, asked_now, "large model writes")
-        tests = self._texts(teacher, held, "held-out texts")
+        ready.check(plan)
+        asking = Asking(plan, self._large)
+        self._forced = asking.forced
+        self._say_skipped(asking.learned)
+        if not asking.held.kept:
+            self._say("no prompt is held out, so agreement is not measured: give more prompts")
+        texts = asking.texts(asking.learned, "large model writes")
+        tests = asking.texts(asking.held, "held-out texts")
         head = self._head(texts)
         small = self._learner(head)
         before = self._agreement(small, tests, head)
@@ -107,31 +105,24 @@ class Align:
         if before is not None and after is not None:
             with self._err.status("measuring the pair") as status:
                 before, after = together.completed(
-                    plan, self._inproc, before, after, tests, self._large(), status.update
+                    plan,
+                    self._inproc,
+                    before,
+                    after,
+                    tests,
+                    self._large(),
+                    self._forced,
+                    status.update,
                 )
             agreement.show(before, after, self._err)
-        self._report(before, after, asked_now, texts, tests)
+        self._report(before, after, asking.learned, texts, tests)
         return True
-
-    def _room(self) -> int:
-        """Longest prompt that can be used, in ids."""
-        plan, large = self._plan, self._large()
-        room = longest(large, plan.max_length)
-        if not large.config.is_encoder_decoder:
-            return room - plan.writing.max_new_tokens
-        if plan.storage == "int8":
-            raise ConfigError("--storage int8 is for drafts of decoder-only models: leave it out")
-        return room
 
     def _large(self) -> Any:
         if "large" not in self._models:
             with self._err.status("loading the large model"):
                 self._models["large"] = self._plan.large.load()
         return self._models["large"]
-
-    def _texts(self, teacher: Teacher, found: Questions, name: str) -> list[Output]:
-        with Bar(name, len(found.kept)) as bar:
-            return list(teacher.outputs(found.kept, bar.at))
 
     def _head(self, texts: Sequence[Output]) -> list[int] | None:
         """The ids that the large model writes most often, and those that end a text."""
@@ -171,7 +162,9 @@ class Align:
     def _train(self, small: Any, texts: Sequence[Output], head: Sequence[int] | None) -> bool:
         plan = self._plan
         identity = plan.identity([plan.small.fingerprint(), plan.large.fingerprint()])
-        checkpoints = Checkpoints(plan.out / _RUN, {**identity, "texts": len(texts)})
+        read = sha256(json.dumps([(text.prompt_ids, text.ids) for text in texts]).encode())
+        identity["texts"] = f"{len(texts)} texts, {read.hexdigest()[:16]}"
+        checkpoints = Checkpoints(plan.out / _RUN, identity)
         lessons = [text.lesson() for text in texts if text.ids]
         run = Run(small, lessons, plan.training, checkpoints, self._map(small, head))
         with Bar("small model learns", run.steps) as bar:
@@ -186,11 +179,17 @@ class Align:
         exits = self._plan.training.exit_layer
         with self._err.status("measuring agreement"):
             large = small if exits else self._large()
-            return agreement.measured(small, large, tests, head=head, exit_layer=exits)
+            return agreement.measured(
+                small, large, tests, head=head, exit_layer=exits, forced=self._forced
+            )
 
     def _save(self, small: Any, head: Sequence[int] | None) -> None:
         plan = self._plan
         try:
+            # What an earlier run of another kind left would be taken for the model.
+            for pattern in _WEIGHTS:
+                for file in plan.out.glob(pattern):
+                    file.unlink()
             if plan.shared and not small.config.is_encoder_decoder:
                 draft.save(small, plan.out, _base(plan.large.model, plan.out), head, plan.storage)
                 return
@@ -199,9 +198,9 @@ class Align:
             for file in plan.large.folder().iterdir():
                 if any(file.match(pattern) for pattern in _TOKENIZER):
                     shutil.copyfile(file, plan.out / file.name)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise ConfigError(
-                f"the aligned model cannot be written to {plan.out} ({error.strerror or error}): make room and "
+                f"the aligned model cannot be written to {plan.out} ({error}): make room and "
                 "start the same command again; the training is kept"
             ) from None
 
@@ -224,19 +223,23 @@ class Align:
             "held_out": len(tests), "skipped": dict(found.skipped), "torch": torch.__version__,
             "before": before and before.as_dict(), "after": after and after.as_dict(),
         }  # fmt: skip
-        (plan.out / REPORT).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+        partial = plan.out / f"{REPORT}.partial"
+        try:
+            partial.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+            partial.rename(plan.out / REPORT)
+        except OSError as error:
+            raise ConfigError(
+                f"the report cannot be written to {plan.out} ({error.strerror or error}): make room and "
+                "start the same command again; the training is kept"
+            ) from None
         self._say(f"written to {plan.out}, with {REPORT}")
 
     def _say_skipped(self, found: Questions) -> None:
         if found.skipped:
-            self._say(f"{len(found.kept)} prompts; skipped: {_counted(found)}")
+            self._say(f"{len(found.kept)} prompts; skipped: {counted(found)}")
 
     def _say(self, line: str) -> None:
         self._err.print(line)
-
-
-def _counted(found: Questions) -> str:
-    return ", ".join(f"{count} {why}" for why, count in found.skipped.most_common()) or "none there"
 
 
 def _base(model: str, out: Path) -> str:

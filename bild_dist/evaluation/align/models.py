@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from bild_dist.errors import ConfigError
 from bild_dist.model import hub, tokenizer
@@ -18,8 +19,6 @@ from bild_dist.model.foreign import quiet
 from bild_dist.model.gguf import fingerprint
 from bild_dist.model.tokenizer import Tokens
 from bild_dist.orchestrator.text import Text
-
-_LENGTH = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +30,8 @@ class Source:
     dtype: str = "float32"
     device: str = "cpu"
     trust_remote_code: bool = False
+    ignored: tuple[str, ...] = ()
+    """Fields of its generation config to leave out, as in `WorkerConfig.ignore_generation`."""
 
     def folder(self) -> Path:
         """Raises ConfigError if there is no such model."""
@@ -43,26 +44,46 @@ class Source:
             ConfigError: it is not there, or not as it should be.
         """
         folder, title = self.folder(), hub.title_of(self.model, 0)
-        plan = plan_of(folder, title, trust_remote_code=self.trust_remote_code)
-        encdec = bool(plan.is_encoder_decoder)
-        cut(plan, plan.get_text_config(decoder=True), self.exit_layer, encdec)
-        trust = self.trust_remote_code
+        plan, trust = self.plan(), self.trust_remote_code
         model: Any = weights_of(folder, plan, title, DTYPES[self.dtype], trust_remote_code=trust)
+        fresh: Any = GenerationConfig
+        for name in self.ignored:
+            setattr(model.generation_config, name, getattr(fresh(), name, None))
         return model.to(self.device).eval()
+
+    def plan(self) -> Any:
+        """Its config, cut to the exit layer.
+
+        Raises:
+            ConfigError: it cannot be read, is a draft, or has not so many layers.
+        """
+        folder = self.folder()
+        if hub.is_draft(folder):
+            raise ConfigError(
+                f"{self.model} is a draft, which cannot be aligned again: align the layers of its base (--early-exit)"
+            )
+        title, trust = hub.title_of(self.model, 0), self.trust_remote_code
+        plan = plan_of(folder, title, trust_remote_code=trust)
+        text = plan.get_text_config(decoder=True)
+        cut(plan, text, self.exit_layer, bool(plan.is_encoder_decoder))
+        return plan
+
+    def longest(self, asked: int) -> int:
+        """Most ids of a text that it can hold, at most `asked`."""
+        text = self.plan().get_text_config(decoder=True)
+        found = getattr(text, "max_position_embeddings", None)
+        return min(found, asked) if isinstance(found, int) and found > 0 else asked
 
     def tokens(self) -> Tokens:
         """Its tokenizer. Raises ConfigError if it cannot be read."""
-        folder = self.folder()
-        encdec = bool(
-            plan_of(folder, self.model, trust_remote_code=self.trust_remote_code).is_encoder_decoder
-        )
+        encdec, trust = bool(self.plan().is_encoder_decoder), self.trust_remote_code
         with quiet():
-            return tokenizer.read(folder, encdec=encdec, trust_remote_code=self.trust_remote_code)
+            return tokenizer.read(self.folder(), encdec=encdec, trust_remote_code=trust)
 
     def fingerprint(self) -> str:
         """A name for the weights and their config: the same for the same contents anywhere."""
         folder = self.folder()
-        digest = sha256(json.dumps([self.exit_layer, self.dtype]).encode())
+        digest = sha256(json.dumps([self.exit_layer, self.dtype, self.ignored]).encode())
         for name in ("config.json", "generation_config.json"):
             file = folder / name
             digest.update(file.read_bytes() if file.is_file() else b"")
@@ -90,9 +111,8 @@ class Writer:
             InvalidRequest: it cannot be tokenised.
         """
         if not isinstance(prompt, str):
-            if all(isinstance(part, int) for part in prompt):
-                return tuple(prompt)
-            return tuple(self._text.chat(prompt))
+            ids = all(isinstance(part, int) for part in prompt)
+            return tuple(prompt if ids else self._text.chat(prompt))
         if self._tokens.encodes:
             return self._tokens.encode(prompt, *self._languages)[0]
         if self._text.has_chat_template:
@@ -116,27 +136,6 @@ class Writer:
         """What ids say."""
         stream = self._text.stream()
         return "".join([*(stream.push(token) for token in ids), stream.finish()])
-
-
-def agree(small: Tokens, large: Tokens) -> None:
-    """Refuses two models whose ids mean different things.
-
-    Raises:
-        ConfigError: their tokenizers differ.
-    """
-    if small.fingerprint and small.fingerprint != large.fingerprint:
-        raise ConfigError(
-            f"the two models have different tokenizers ({small.size} and {large.size} entries, not the same table): "
-            "a token of one means something else to the other, so one cannot learn from the other. "
-            "Take two models that share a tokenizer"
-        )
-
-
-def longest(model: Any, asked: int = _LENGTH) -> int:
-    """Most ids that a model can hold."""
-    text = model.config.get_text_config()
-    found = getattr(text, "max_position_embeddings", None)
-    return min(found, asked) if isinstance(found, int) and found > 0 else asked
 
 
 def freeze(model: Any) -> None:

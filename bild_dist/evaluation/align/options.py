@@ -147,6 +147,8 @@ def parser() -> Parser:
     house.add_argument(
         "--threads", type=int, default=0, metavar="N", help="CPU threads (default: one a core)"
     )
+    house.add_argument("--ignore-generation", default="", metavar="FIELDS",
+                       help="fields of the models' generation configs to leave out, with commas")  # fmt: skip
     house.add_argument(
         "--trust-remote-code", action="store_true", help="run code that comes with a checkpoint"
     )
@@ -165,6 +167,7 @@ def asked(argv: Sequence[str]) -> Alignment:
         "dtype": given.dtype,
         "device": given.device,
         "trust_remote_code": given.trust_remote_code,
+        "ignored": tuple(name for name in given.ignore_generation.split(",") if name),
     }
     large = Source(model=given.large, **common)
     copied = given.early_exit > 0 and not given.joint

@@ -26,6 +26,7 @@ from bild_dist.errors import ConfigError
 from bild_dist.evaluation.align.calibration import Question
 from bild_dist.evaluation.align.lessons import Lesson
 from bild_dist.evaluation.corpora.debian import cache_folder
+from bild_dist.model.short_head import end_ids
 
 SHARD: Final = 512
 """Prompts of a shard."""
@@ -140,7 +141,7 @@ def write(model: Any, questions: Sequence[Question], asked: Asked) -> list[Outpu
     """Greedy texts of some prompts in one batch, by transformers' own `generate`."""
     width = max(len(question.ids) for question in questions)
     encdec = bool(model.config.is_encoder_decoder)
-    ends = _ends(model)
+    ends = end_ids(model)
     pad = model.generation_config.pad_token_id
     pad = ends[0] if pad is None and ends else int(pad or 0)
     rows, masks = [], []
@@ -153,7 +154,7 @@ def write(model: Any, questions: Sequence[Question], asked: Asked) -> list[Outpu
     recorder = _Recorder(asked.choices)
     # Without one the generation config decides.
     forced = {} if asked.forced_begin is None else {"forced_bos_token_id": asked.forced_begin}
-    with _sized(model.config):
+    with _plain(model):
         written = model.generate(
             torch.tensor(rows, device=model.device), attention_mask=torch.tensor(masks, device=model.device),
             max_new_tokens=asked.max_new_tokens, do_sample=False, num_beams=1, pad_token_id=pad,
@@ -175,26 +176,28 @@ def write(model: Any, questions: Sequence[Question], asked: Asked) -> list[Outpu
 
 
 @contextmanager
-def _sized(config: Any) -> Iterator[None]:
-    """transformers sizes T5's cache by the encoder's layers, and fails where the decoder has more.
+def _plain(model: Any) -> Iterator[None]:
+    """`generate` as it is wanted here, whatever the model's own settings are.
 
-    The encoder keeps a configuration of its own.
+    An end that is forced where a text is cut off would teach to end there. And transformers sizes
+    T5's cache by the encoder's layers, and fails where the decoder has more; the encoder has a
+    configuration of its own.
     """
-    layers = getattr(config, "num_layers", None)
-    if hasattr(config, "num_decoder_layers"):
-        config.num_layers = config.num_decoder_layers
+    wanted: list[tuple[Any, str, Any]] = [
+        (model.generation_config, "forced_eos_token_id", None),
+        (model.generation_config, "return_dict_in_generate", False),
+        (model.generation_config, "num_return_sequences", 1),
+    ]
+    if hasattr(model.config, "num_decoder_layers"):
+        wanted.append((model.config, "num_layers", model.config.num_decoder_layers))
+    before = [getattr(holder, name, None) for holder, name, _ in wanted]
+    for holder, name, value in wanted:
+        setattr(holder, name, value)
     try:
         yield
     finally:
-        if hasattr(config, "num_decoder_layers"):
-            config.num_layers = layers
-
-
-def _ends(model: Any) -> list[int]:
-    found = model.generation_config.eos_token_id
-    if found is None:
-        return []
-    return [int(found)] if isinstance(found, int) else [int(token) for token in found]
+        for (holder, name, _), value in zip(wanted, before, strict=True):
+            setattr(holder, name, value)
 
 
 def _keep(file: Path, outputs: Sequence[Output]) -> None:

@@ -26,6 +26,7 @@ def config_of(plan: Alignment) -> Config:
     common: dict[str, Any] = {
         "dtype": plan.large.dtype, "device": plan.large.device, "threads": plan.threads,
         "max_length": plan.max_length, "trust_remote_code": plan.large.trust_remote_code,
+        "ignore_generation": plan.large.ignored,
     }  # fmt: skip
     out, exits = str(plan.out), plan.training.exit_layer
     return Config(
@@ -36,7 +37,7 @@ def config_of(plan: Alignment) -> Config:
 
 def completed(
     plan: Alignment, inproc: InProcess, before: Report, after: Report, tests: Sequence[Output],
-    large: Any, say: Callable[[str], None],
+    large: Any, forced: int | None, say: Callable[[str], None],
 ) -> tuple[Report, Report]:  # fmt: skip
     """Both reports with predicted speeds, at the costs that are measured now; the later one with
     texts of mode `bild` too, if they are asked for.
@@ -44,7 +45,7 @@ def completed(
     Raises:
         BildError: the pair cannot be opened, or a text cannot be written.
     """
-    times, replays = asyncio.run(_opened(plan, inproc, after, tests, large, say))
+    times, replays = asyncio.run(_opened(plan, inproc, after, tests, large, forced, say))
     say("predicting speeds")
     found = [report.having(speeds=speeds(report, times)) for report in (before, after)]
     return found[0], found[1].having(replays=replays)
@@ -52,7 +53,7 @@ def completed(
 
 async def _opened(
     plan: Alignment, inproc: InProcess, report: Report, tests: Sequence[Output], large: Any,
-    say: Callable[[str], None],
+    forced: int | None, say: Callable[[str], None],
 ) -> tuple[Times, list[Replay]]:  # fmt: skip
     say("opening the aligned pair")
     async with inproc(config_of(plan), None) as decoder:
@@ -63,9 +64,10 @@ async def _opened(
             say(f"writing texts at {alpha_fb:g}/{alpha_rb:g}")
             texts = await replayed(
                 decoder, tests, alpha_fb=alpha_fb, alpha_rb=alpha_rb,
-                max_new_tokens=plan.writing.max_new_tokens,
+                max_new_tokens=plan.writing.max_new_tokens, src_lang=plan.src_lang or None,
+                tgt_lang=plan.tgt_lang or None,
             )  # fmt: skip
-            best = [own for _, own in agreement.judged(large, texts)]
+            best = [own for _, own in agreement.judged(large, texts, forced=forced)]
             replays.append(
                 replay_of(
                     texts,

@@ -7,8 +7,12 @@ than what bfloat16 can add.
 from __future__ import annotations
 
 import math
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from types import FrameType
 from typing import Any, Final
 
 import torch
@@ -103,6 +107,8 @@ class Run:
         self._optimizer = _optimizer(plan, self._masters)
         self._done = 0
         self._loss = math.nan
+        self._lost = False
+        """Whether the weights are not worth keeping."""
 
     @property
     def steps(self) -> int:
@@ -136,7 +142,8 @@ class Run:
                     self._save()
                     saved = now_ns()
         finally:
-            self._save()
+            if not self._lost:
+                self._save()
             self._model.eval()
         return self._done >= self._steps
 
@@ -162,14 +169,21 @@ class Run:
         batch = batch_of(lessons, self._start, self._pad, self._device)
         loss = loss_of(self._model, batch, self._plan.aim, self._head)
         if not math.isfinite(found := float(loss.detach())):
+            self._lost = True
             raise ConfigError(
-                f"the loss became {found} at step {self._done}: start again with a lower --rate"
+                f"the loss became {found} at step {self._done}: start again with a lower --rate and another --out"
             )
         loss.backward()  # type: ignore[no-untyped-call]
         if not self._same:
             for master, weight in zip(self._masters, self._trained, strict=True):
                 master.grad = None if weight.grad is None else weight.grad.float()
                 weight.grad = None
+        with shielded():
+            self._learn()
+        return found
+
+    def _learn(self) -> None:
+        """Takes the step whose gradients are there. Weights and count move together or not at all."""
         clip_grad_norm_(self._masters, _CLIP)
         rate = self._rate()
         for group, factor in zip(self._optimizer.param_groups, self._factors, strict=True):
@@ -180,7 +194,6 @@ class Run:
             with torch.no_grad():
                 torch._foreach_copy_(self._trained, self._masters)
         self._done += 1
-        return found
 
     def _rate(self) -> float:
         if self._plan.schedule == "constant":
@@ -225,6 +238,22 @@ class Run:
                 held = value.to(self._device) if isinstance(value, torch.Tensor) else value
                 self._optimizer.state[self._masters[int(index)]][name] = held
         self._done, self._loss = int(numbers["step"]), float(numbers["loss"])
+
+
+@contextmanager
+def shielded() -> Iterator[None]:
+    """Puts Ctrl-C off until the end, where signals can be caught (the main thread)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came and callable(before):
+        before(*came[0])
 
 
 def start_id(model: Any) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,8 +45,8 @@ def load(name: str, split: str) -> list[Example]:
     file = debian.cache_folder() / f"{name}-{_FORMAT}" / f"{split}.jsonl"
     if not file.is_file():
         _make(name, file.parent)
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return [Example(**json.loads(line)) for line in lines]
+    with file.open(encoding="utf-8") as stream:
+        return [Example(**json.loads(line)) for line in stream]
 
 
 def names() -> list[str]:
@@ -84,13 +85,19 @@ def _mixed(pair: pairs.Pair) -> str:
 
 
 def _make(name: str, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for split, examples in _MAKERS[name]().items():
-        partial = folder / f"{split}.partial"
-        with partial.open("w", encoding="utf-8") as stream:
-            for example in examples:
-                stream.write(json.dumps(asdict(example), ensure_ascii=False) + "\n")
-        partial.rename(folder / f"{split}.jsonl")
+    made = _MAKERS[name]()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for split, examples in made.items():
+            partial = folder / f"{split}.{os.getpid()}"
+            with partial.open("w", encoding="utf-8") as stream:
+                for example in examples:
+                    stream.write(json.dumps(asdict(example), ensure_ascii=False) + "\n")
+            partial.rename(folder / f"{split}.jsonl")
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} cannot be written ({error.strerror or error}): make room there, or set XDG_CACHE_HOME"
+        ) from None
 
 
 def _translations() -> dict[str, list[Example]]:
