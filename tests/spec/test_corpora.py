@@ -7,7 +7,7 @@ from itertools import combinations
 import pytest
 
 from bild_dist.errors import ConfigError
-from bild_dist.evaluation.corpora import debian, named, pairs
+from bild_dist.evaluation.corpora import archive, debian, libreoffice, named, pairs
 from bild_dist.evaluation.corpora.debian import Description
 
 INDEX = """Package: libgreet2
@@ -73,6 +73,15 @@ def test_translations_come_where_paragraphs_and_sentences_agree():
     ]
 
 
+def test_help_pages_are_read_by_their_ids():
+    """Paragraphs and headings with an id, without mark-up; other text is left out."""
+    page = (
+        '<html><h1 id="h">The <b>title</b></h1><p id="p1" class="x">Click <span>Open\n&amp; wait</span>.</p>'
+        '<p>no id</p>text<p id="p2"></p></html>'
+    )
+    assert libreoffice.paragraphs(page) == {"h": "The title", "p1": "Click Open & wait.", "p2": ""}
+
+
 def test_a_document_is_summarised_once():
     """One pair a document, and none where the text is too short."""
     long = "word " * 30
@@ -135,9 +144,9 @@ def test_without_an_archive_the_error_says_what_to_do(monkeypatch, tmp_path):
         return subprocess.CompletedProcess(words, 100, "", "E: no such host")
 
     monkeypatch.setattr(subprocess, "run", run)
-    with pytest.raises(ConfigError, match=debian.MIRROR):
+    with pytest.raises(ConfigError, match=archive.MIRROR):
         debian.descriptions("en")
-    monkeypatch.setenv(debian.MIRROR, "http://archive.invalid/debian")
+    monkeypatch.setenv(archive.MIRROR, "http://archive.invalid/debian")
     with pytest.raises(ConfigError, match=r"archive\.invalid.*no such host"):
         debian.descriptions("en")
     assert not any((tmp_path / "bild-dist" / "corpora" / "debian").iterdir())
@@ -148,7 +157,7 @@ def test_a_corpus_is_made_once(monkeypatch, tmp_path):
     file.
     """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    lists = debian.cache_folder() / "debian" / "lists"
+    lists = archive.cache_folder() / "debian" / "lists"
     lists.mkdir(parents=True)
     for language, word in (("en", "word"), ("de", "Wort")):
         text = "".join(

@@ -25,7 +25,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.align.calibration import Question
 from bild_dist.evaluation.align.lessons import Lesson
-from bild_dist.evaluation.corpora.debian import cache_folder
+from bild_dist.evaluation.corpora.archive import cache_folder
 from bild_dist.model.short_head import end_ids
 
 SHARD: Final = 512

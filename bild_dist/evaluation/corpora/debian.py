@@ -1,29 +1,21 @@
-"""The package descriptions of Debian, in English and German, fetched with apt's own tools.
+"""The package descriptions of Debian, in English and German.
 
-apt downloads and checks the signed indexes into a folder of ours, beside the system's own state and
-without touching it. A description falls under its package's licence: nothing of it is kept but in
-the user's cache, `$XDG_CACHE_HOME/bild-dist/corpora/debian`.
+A description falls under its package's licence: nothing of it is kept but in the user's cache.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bild_dist.errors import ConfigError
+from bild_dist.evaluation.corpora import archive
 
 SUITES: Final = ("bullseye", "bookworm", "trixie", "sid")
 """Four suites hold about a quarter more distinct descriptions than one."""
-KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-MIRROR: Final = "BILD_DEBIAN_MIRROR"
-"""Environment variable with the address of an archive; without it the system's own is asked."""
-
 _PREFIXES: Final = (
     "lib", "python3-", "python-", "golang-", "node-", "ruby-", "r-cran-", "r-bioc-", "fonts-",
     "librust-", "haskell-", "php-", "elpa-", "texlive-", "gir1.2-", "task-",
@@ -110,81 +102,11 @@ def family(package: str) -> str:
 
 
 def fetched() -> Path:
-    """The folder of the indexes; fetched now if it is not there. It appears at once or not at
-    all.
+    """The folder of the indexes; fetched now if it is not there. Raises ConfigError if that
+    fails.
     """
-    folder = cache_folder() / "debian" / "lists"
-    if folder.is_dir():
-        return folder
-    if shutil.which("apt-get") is None:
-        raise ConfigError(
-            "the Debian corpora are fetched with apt-get, which is not here: run this once on a Debian or "
-            f"Ubuntu machine and copy {folder} from there"
-        )
-    partial = folder.with_name(f"lists.{os.getpid()}")
-    try:
-        (partial / "partial").mkdir(parents=True)
-        (partial / "cache" / "archives" / "partial").mkdir(parents=True)
-        _update(partial)
-        for waste in ("partial", "cache", "auxfiles"):
-            shutil.rmtree(partial / waste, ignore_errors=True)
-        partial.rename(folder)
-    except OSError as error:
-        raise ConfigError(
-            f"{folder} cannot be written ({error.strerror or error}): make room there, or set XDG_CACHE_HOME"
-        ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return folder
-
-
-def cache_folder() -> Path:
-    """Where corpora lie."""
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "bild-dist" / "corpora"
-
-
-def _update(folder: Path) -> None:
-    sources = folder / "sources.list"
-    signed = f"[signed-by={KEYRING}] " if KEYRING.is_file() else ""
-    address = _mirror()
-    sources.write_text(
-        "".join(f"deb {signed}{address} {suite} main\n" for suite in SUITES), encoding="utf-8"
-    )
-    settings = {
-        "Dir::State::lists": folder, "Dir::Cache": folder / "cache", "Dir::Etc::sourcelist": sources,
-        "Dir::Etc::sourceparts": "/dev/null", "APT::Sandbox::User": "", "Acquire::Languages": "",
-        "Acquire::Retries": 2, "Acquire::IndexTargets::deb::Packages::DefaultEnabled": "false",
-    }  # fmt: skip
-    words = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
-    # The empty value comes first: some systems set the list to "none".
-    words += ["-o", "Acquire::Languages::=en", "-o", "Acquire::Languages::=de"]
-    done = subprocess.run(
-        ["apt-get", *words, "update"], capture_output=True, text=True, check=False
-    )
-    if done.returncode or not any(folder.glob("*_Translation-de*")):
-        said = (done.stderr or done.stdout).strip().splitlines() or ["apt-get said nothing"]
-        raise ConfigError(
-            f"the package indexes cannot be fetched from {address} ({said[-1]}): connect this machine, or name "
-            f"another archive in {MIRROR}"
-        )
-
-
-def _mirror() -> str:
-    """The archive that this system installs from, if it is Debian's."""
-    named = os.environ.get(MIRROR)
-    if named:
-        return named
-    done = subprocess.run(
-        ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Identifier: Packages"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    for address in done.stdout.split():
-        if address.rstrip("/").endswith("/debian"):
-            return address
-    raise ConfigError(
-        f"this system does not install from a Debian archive: name one in {MIRROR}, for example "
-        "the nearest mirror from Debian's list"
+    return archive.kept(
+        archive.cache_folder() / "debian" / "lists", lambda place: archive.update(place, SUITES)
     )
 
 

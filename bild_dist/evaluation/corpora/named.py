@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from bild_dist.errors import ConfigError
-from bild_dist.evaluation.corpora import debian, pairs
+from bild_dist.evaluation.corpora import archive, debian, libreoffice, pairs
 from bild_dist.types import nearest
 
 SPLITS: Final = ("train", "validation", "test")
@@ -42,7 +42,7 @@ def load(name: str, split: str) -> list[Example]:
         )
     if split not in SPLITS:
         raise ConfigError(f"split {split!r} must be one of {', '.join(SPLITS)}")
-    file = debian.cache_folder() / f"{name}-{_FORMAT}" / f"{split}.jsonl"
+    file = archive.cache_folder() / f"{name}-{_FORMAT}" / f"{split}.jsonl"
     if not file.is_file():
         _make(name, file.parent)
     with file.open(encoding="utf-8") as stream:
@@ -105,6 +105,10 @@ def _translations() -> dict[str, list[Example]]:
     return _examples(found)
 
 
+def _help_pages() -> dict[str, list[Example]]:
+    return _examples(libreoffice.translations())
+
+
 def _synopses() -> dict[str, list[Example]]:
     return _examples(pairs.summaries(debian.descriptions("en")))
 
@@ -128,5 +132,6 @@ def _instructions() -> dict[str, list[Example]]:
 _MAKERS: Final[dict[str, Callable[[], dict[str, list[Example]]]]] = {
     "debian-de-en": _translations,
     "debian-synopsis": _synopses,
+    "libreoffice-de-en": _help_pages,
     "debian-instructions": _instructions,
 }

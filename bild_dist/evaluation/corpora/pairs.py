@@ -52,15 +52,17 @@ def translations(german: Iterable[Description], english: Iterable[Description]) 
         other = known.get(entry.md5)
         if other is None:
             continue
-        aligned = [(entry.short, other.short)]
+        yield from _checked(entry.package, [(entry.short, other.short)])
         if len(entry.body) == len(other.body):
             for ours, theirs in zip(entry.body, other.body, strict=True):
-                left, right = sentences(ours), sentences(theirs)
-                if len(left) == len(right):
-                    aligned += zip(left, right, strict=True)
-        for source, target in aligned:
-            if _alike(source, target):
-                yield Pair(entry.package, _clean(source), _clean(target))
+                yield from sentence_pairs(entry.package, ours, theirs)
+
+
+def sentence_pairs(package: str, source: str, target: str) -> Iterator[Pair]:
+    """The sentences of two paragraphs, if there are as many in both."""
+    left, right = sentences(source), sentences(target)
+    if len(left) == len(right):
+        yield from _checked(package, zip(left, right, strict=True))
 
 
 def summaries(english: Iterable[Description]) -> Iterator[Pair]:
@@ -76,6 +78,12 @@ def summaries(english: Iterable[Description]) -> Iterator[Pair]:
         if _within(document, DOCUMENT) and _within(entry.short, SUMMARY):
             seen |= keys
             yield Pair(entry.package, document, _clean(entry.short))
+
+
+def _checked(package: str, found: Iterable[tuple[str, str]]) -> Iterator[Pair]:
+    for source, target in found:
+        if _alike(source, target):
+            yield Pair(package, _clean(source), _clean(target))
 
 
 def _alike(source: str, target: str) -> bool:
