@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ def main() -> None:
     chosen = parser.parse_args()
     if (chosen.out / "model.safetensors").is_file():
         return
+    # Whoever ends it by `kill` wants to go on as well.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     torch.set_num_threads(chosen.threads or os.cpu_count() or 1)
     torch.manual_seed(0)
     tokenizer: Any = T5Tokenizer.from_pretrained(str(chosen.tokenizer))

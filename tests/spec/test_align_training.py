@@ -160,8 +160,9 @@ def test_an_interrupted_run_gives_the_same_model(family, plan, tmp_path):
         assert torch.equal(weight, found), name
 
 
-def test_an_interruption_inside_a_step_waits_for_its_end(tmp_path):
-    """Ctrl-C while the weights move: they and the count of steps move together."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_inside_a_step_waits_for_its_end(number, tmp_path):
+    """Ctrl-C or kill while the weights move: they and the count of steps move together."""
     folder = write_model(tmp_path / "model", "llama")
     straight, model = _run(folder, "llama", tmp_path / "straight")
     assert straight.go()
@@ -170,16 +171,16 @@ def test_an_interruption_inside_a_step_waits_for_its_end(tmp_path):
 
     def interrupted(*arguments, **options):
         if stopped.done == 3:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return step(*arguments, **options)
 
     stopped._optimizer.step = interrupted
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.signal(number, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
             stopped.go()
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
     assert stopped.done == 4
     last, other = _run(folder, "llama", tmp_path / "stopped")
     assert last.go()

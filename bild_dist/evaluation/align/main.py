@@ -11,6 +11,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -57,6 +58,8 @@ def main(argv: Sequence[str], inproc: InProcess) -> int:
     """Exit code: 0 aligned, 1 stopped before the end, 2 bad usage or configuration, 130
     interrupted.
     """
+    # Whoever ends it by `kill` wants to go on as well.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         log.configure()
         align = Align(asked(argv), shlex.join(["bild", "align", *argv]), inproc)

@@ -242,18 +242,26 @@ class Run:
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """Puts Ctrl-C off until the end, where signals can be caught (the main thread)."""
+    """Puts Ctrl-C and `kill` off until the end, where signals can be caught (the main thread)."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[tuple[int, FrameType | None]] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {
+        n: signal.signal(n, lambda number, frame: came.append((number, frame))) for n in numbers
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if came and callable(before):
-        before(*came[0])
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for caught, frame in came[:1]:
+        handler = before[signal.Signals(caught)]
+        if callable(handler):
+            handler(caught, frame)
+        elif handler == signal.SIG_DFL:
+            signal.raise_signal(caught)
 
 
 def start_id(model: Any) -> int | None:
