@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from bild_dist.errors import BildError, ConfigError
+from bild_dist.evaluation.bench.prompts import record_of
 from bild_dist.evaluation.corpora import named
-from bild_dist.types import nearest
 
 _ASKS: Final = ("prompt", "messages", "prompt_tokens")
 _KNOWN: Final = [*_ASKS, "id", "reference"]
@@ -96,15 +96,7 @@ def prompts(corpus: str, split: str) -> list[tuple[str, Any]]:
 
 
 def _asked(where: str, number: str, line: str) -> tuple[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise ConfigError(f"{where} is not JSON: {error}") from None
-    if not isinstance(record, dict):
-        raise ConfigError(f"{where} must be a JSON object, not {type(record).__name__}")
-    for name in record:
-        if name not in _KNOWN:
-            raise ConfigError(f"{where}: unknown field {name!r}{nearest(name, _KNOWN)}")
+    record = record_of(where, line, _KNOWN)
     given = [name for name in _ASKS if name in record]
     if len(given) != 1:
         raise ConfigError(f"{where} needs one of {', '.join(_ASKS)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -131,11 +130,6 @@ class Writer:
         if self._tokens.encodes:
             return self._tokens.encode("a", source, target)[1]
         return self._text.language(target)
-
-    def text(self, ids: Sequence[int]) -> str:
-        """What ids say."""
-        stream = self._text.stream()
-        return "".join([*(stream.push(token) for token in ids), stream.finish()])
 
 
 def freeze(model: Any) -> None:

@@ -67,21 +67,28 @@ def read(path: str) -> list[Task]:
     return tasks
 
 
-def _task(where: str, line: str) -> Task:
+def record_of(where: str, line: str, known: list[str]) -> dict[str, Any]:
+    """The object that a line holds. Raises ConfigError, which begins with `where`, if it is none or
+    has a field that is not known.
+    """
     try:
         record = json.loads(line)
     except ValueError as error:
         raise ConfigError(f"{where} is not JSON: {error}") from None
     if not isinstance(record, dict):
         raise ConfigError(f"{where} must be a JSON object, not {type(record).__name__}")
-    known = ["id", "reference", *_ASKS, *_OPTIONS]
     for name in record:
         if name not in known:
             raise ConfigError(f"{where}: unknown field {name!r}{nearest(name, known)}")
+    return record
+
+
+def _task(where: str, line: str) -> Task:
+    record = record_of(where, line, ["id", "reference", *_ASKS, *_OPTIONS])
     asked = [record[name] for name in _ASKS if name in record]
     if len(asked) != 1 or not isinstance(asked[0], str | list) or not asked[0]:
         raise ConfigError(f"{where} needs one of {', '.join(_ASKS)}, and something in it")
-    options = {name: record[name] for name in _OPTIONS if name in record}
+    options: dict[str, Any] = {name: record[name] for name in _OPTIONS if name in record}
     return Task(asked[0], options, _references(where, record.get("reference", [])))
 
 
