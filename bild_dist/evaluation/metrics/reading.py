@@ -24,8 +24,7 @@ def nats(config: WorkerConfig, texts: Sequence[Reading], forced: int | None = No
     Raises:
         ConfigError: the model cannot be loaded here, or is a toy.
     """
-    if config.model.startswith("toy:"):
-        raise ConfigError("toys have no perplexity: leave out --metric perplexity")
+    refuse_toy(config)
     # Torch is loaded by those who ask for this, and by nobody else.
     from bild_dist.evaluation.align import agreement
     from bild_dist.evaluation.align.models import Source, threads
@@ -46,3 +45,9 @@ def nats(config: WorkerConfig, texts: Sequence[Reading], forced: int | None = No
         agreement.judged(source.load(), kept, ignored=config.ignore_generation, forced=forced)
     )
     return [float(next(read)[0].sum()) if text.ids else 0.0 for text in texts]
+
+
+def refuse_toy(config: WorkerConfig) -> None:
+    """Raises ConfigError for a model that cannot be loaded a second time."""
+    if config.model.startswith("toy:"):
+        raise ConfigError("toys have no perplexity: leave out --metric perplexity")
