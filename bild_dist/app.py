@@ -41,6 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from bild_dist.evaluation.align.main import main as align
 
         return align(arguments[1:], inproc)
+    if arguments[:1] == ["eval"]:
+        from bild_dist.evaluation.run.main import main as evaluate
+
+        return evaluate(arguments[1:], inproc)
     from bild_dist.orchestrator.cli import main as cli
 
     return cli(arguments, inproc)

@@ -37,6 +37,7 @@ _COMMANDS: Final = {
     "bench": "measure speed against other ways to run the same models",
     "plan": "predict the speed of a pair of models for given or measured costs, and advise",
     "align": "teach a small model to agree with a large one",
+    "eval": "measure quality and latency of a setting on a task",
     "check": "say what works on this machine and what does not",
 }
 
