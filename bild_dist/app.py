@@ -53,6 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from bild_dist.evaluation.run.main import main as evaluate
 
         return evaluate(arguments[1:], inproc)
+    if arguments[:1] == ["report"]:
+        from bild_dist.evaluation.report.main import main as report
+
+        return report(arguments[1:])
     from bild_dist.orchestrator.cli import main as cli
 
     return cli(arguments, inproc)

@@ -40,6 +40,7 @@ _COMMANDS: Final = {
     "sweep": "try many settings of a pair on a task: quality against time",
     "tune": "find the fastest setting whose quality stays above a floor",
     "eval": "measure quality and latency of a setting on a task",
+    "report": "tables and figures of measured runs, as one page and one text",
     "check": "say what works on this machine and what does not",
 }
 
