@@ -21,7 +21,7 @@ from bild_dist.evaluation.metrics.reading import Reading, nats
 from bild_dist.evaluation.run import main as front
 from bild_dist.evaluation.run.options import planned, taught_prefixes
 from bild_dist.evaluation.run.record import Failure, Record, Setting, TextRecord
-from bild_dist.evaluation.run.running import BLOCK, measure, steps
+from bild_dist.evaluation.run.running import BLOCK, measure, steps, write
 from bild_dist.evaluation.tasks.base import Item
 from bild_dist.types import Mode, Options
 from tests.tiny import write_model
@@ -154,14 +154,13 @@ class Stopped:
 
     def __init__(self, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left = after
-        self._write = front.write
         monkeypatch.setattr(front, "write", self)
 
     async def __call__(self, *arguments: Any) -> Any:
         if self.left == 0:
             raise KeyboardInterrupt
         self.left -= 1
-        return await self._write(*arguments)
+        return await write(*arguments)
 
 
 def test_an_interrupted_run_goes_on(
