@@ -16,7 +16,7 @@ from typing import Any, Final
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.costs.bill import Bill
 from bild_dist.evaluation.costs.work import Work
-from bild_dist.evaluation.report.runs import Kind, Row, Study
+from bild_dist.evaluation.report.runs import POINT, Kind, Row, Study, equal
 
 INK: Final = "#1c2128"
 FAINT: Final = "#d5dae0"
@@ -25,11 +25,11 @@ COLOURS: Final = ("#2166ac", "#b35806", "#1a7f37", "#762a83", "#c51b7d", "#4d4d4
 """Told apart by people who see no red or no green."""
 MARKS: Final = "osD^vP"
 STROKES: Final = ("-", "--", "-.", ":")
-WIDTH: Final = 5.6
+WIDTH: Final = 5.0
 """Inches."""
 _STYLE: Final = {
     "svg.hashsalt": "bild-dist", "svg.fonttype": "none", "text.parse_math": False,
-    "font.family": ["DejaVu Sans", "sans-serif"], "font.size": 9, "axes.titlesize": 10,
+    "font.family": ["DejaVu Sans", "sans-serif"], "font.size": 10,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": FAINT,
     "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": SOFT, "xtick.color": INK,
@@ -58,8 +58,8 @@ class Series:
     points: Sequence[tuple[float, float, Row]]
 
 
-def charts(study: Study, bills: Mapping[str, Bill]) -> list[Chart]:
-    """The figures for which there are runs. `bills`: what rows cost, by the setting's name.
+def charts(study: Study, bills: Mapping[tuple[str, str], Bill]) -> list[Chart]:
+    """The figures for which there are runs. `bills`: what rows cost, by their key.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -166,8 +166,8 @@ def _landmarks(axes: Any, study: Study) -> list[str]:
         axes.plot(
             [x], [y], marker="*", markersize=13, color=INK, linestyle="none", label="large alone"
         )
-        axes.axhline(y - 1, color=SOFT, linestyle=(0, (1, 2)), linewidth=1)
-        axes.annotate("one point less", (1, y - 1), xycoords=("axes fraction", "data"), ha="right",
+        axes.axhline(y - POINT, color=SOFT, linestyle=(0, (1, 2)), linewidth=1)
+        axes.annotate("one point less", (1, y - POINT), xycoords=("axes fraction", "data"), ha="right",
                       va="bottom", fontsize=7.5, color=SOFT)  # fmt: skip
         words.append(f"Large alone: {y:.1f} at 1.")
     for x, y, row in study.placed(Kind.SMALL):
@@ -233,10 +233,18 @@ def _oracle(plt: Any, study: Study) -> Chart | None:
     return Chart(2, "How few tokens must be replaced", says, _svg(plt, figure))
 
 
-def _costs(plt: Any, study: Study, bills: Mapping[str, Bill]) -> Chart | None:
+def _compared(study: Study) -> list[Row]:
+    """The large model, what table 1 names, and then the rest, each once."""
+    ours = (Kind.BILD, Kind.EARLY_EXIT)
+    named = [equal(study, lost, kinds=ours, small=None) for lost in (0.0, POINT)]
+    order = [study.large, *named, *study.of(Kind.EXACT, Kind.REJECTION, Kind.SMALL), *study.rows]
+    return list({id(row): row for row in order if row is not None}.values())
+
+
+def _costs(plt: Any, study: Study, bills: Mapping[tuple[str, str], Bill]) -> Chart | None:
     """Figure 8: operations, bytes and intensity against the large model alone, and its prompt apart."""
-    base = bills.get(study.large.name) if study.large else None
-    rows = [row for row in study.rows if row.name in bills][:5]
+    base = bills.get(study.large.key) if study.large else None
+    rows = [row for row in _compared(study) if row.key in bills][:4]
     if base is None or not base.texts or len(rows) < 2:
         return None
     parts: list[tuple[str, Callable[[Work], float]]] = [
@@ -245,15 +253,16 @@ def _costs(plt: Any, study: Study, bills: Mapping[str, Bill]) -> Chart | None:
     ]
     figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
     width, words = 0.8 / len(rows), []
+    many = len(study.smalls) > 1
     looks = zip(rows, cycle(COLOURS), cycle(("", "//", "..", "xx", "\\\\")), strict=False)
     for i, (row, colour, hatch) in enumerate(looks):
-        own = bills[row.name]
+        own = bills[row.key]
         writing = [get(own.of_writing) / get(base.total) for _, get in parts]
         prompt = [get(own.of_prompt) / get(base.total) for _, get in parts]
         times = own.total.intensity / base.total.intensity
         at = [x + (i - (len(rows) - 1) / 2) * width for x in range(3)]
         axes.bar(at, [*writing, times], width * 0.92, color=colour, hatch=hatch, edgecolor="white",
-                 linewidth=0.5, label=row.name)  # fmt: skip
+                 linewidth=0.5, label=", ".join(filter(None, (row.name, row.key[0] * many))))  # fmt: skip
         axes.bar(at[:2], prompt, width * 0.92, bottom=writing, color="white", edgecolor=colour,
                  linewidth=1, label="reading the prompt" if i == 0 else None)  # fmt: skip
         sums = [a + b for a, b in zip(writing, prompt, strict=True)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ from bild_dist.evaluation.tasks import registry
 from bild_dist.model import hub, pairs
 from bild_dist.types import Role
 
+_ELSEWHERE: Final = frozenset(("-c", "--config", "--small-worker", "--large-worker"))
+"""With these a command may say its models in a file, or not at all."""
 _BROKEN: Final = "\ufffd"
 """What a tokenizer gives for a character that is not whole yet."""
 
@@ -98,7 +101,7 @@ def _named(command: str) -> dict[str, str]:
     except ValueError:
         return {}
     found = {}
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in pairwise([*words, ""]):
         for name in ("small", "large", "pair", "exit-layer"):
             if word == f"--{name}":
                 found[name] = following
@@ -109,7 +112,7 @@ def _named(command: str) -> dict[str, str]:
         place = pairs.part(pair, role) if pair else None
         if place is not None:
             found.setdefault(role.value, str(place))
-    if words and not pair:
+    if words and not pair and not _ELSEWHERE & {*words}:
         found.setdefault("large", DEFAULT_LARGE)
         found.setdefault("small", found["large"] if "exit-layer" in found else DEFAULT_SMALL)
     return found

@@ -11,7 +11,7 @@ from bild_dist.evaluation.costs.bill import Bill, bill_of
 from bild_dist.evaluation.costs.work import Meter
 from bild_dist.evaluation.report.charts import Chart, charts
 from bild_dist.evaluation.report.models import Models, models_of
-from bild_dist.evaluation.report.runs import Kind, Study, studies
+from bild_dist.evaluation.report.runs import Study, studies
 from bild_dist.evaluation.report.tables import Table, tables
 from bild_dist.evaluation.report.texts import Shown, shown
 from bild_dist.evaluation.run.record import Record
@@ -56,7 +56,7 @@ def sections(
 def section(study: Study, given: Mapping[Role, str], texts: int) -> Section:
     """One study. Raises as `sections`."""
     models = models_of(study.rows[0].record, given)
-    bills = _bills(study, models)
+    bills = _bills(study, models, given)
     drawn = charts(study, bills)
     listed = tables(study, models.shapes)
     told = shown(study, models, texts)
@@ -75,23 +75,28 @@ def section(study: Study, given: Mapping[Role, str], texts: int) -> Section:
     )
 
 
-def _bills(study: Study, models: Models) -> dict[str, Bill]:
-    """What rows cost, by the setting's name, as far as shapes and prompts are known."""
-    if not models.shapes:
-        return {}
-    found = {}
+def _bills(study: Study, models: Models, given: Mapping[Role, str]) -> dict[tuple[str, str], Bill]:
+    """What rows cost, by their key, as far as shapes and prompts are known."""
+    first = study.rows[0].small
+    found, known = {}, {first: models}
     for row in study.rows:
-        if row.small != study.rows[0].small and row.kind is not Kind.LARGE:
-            continue  # the shape at hand is another small model's
-        lengths = models.lengths(row.record)
+        if row.small not in known:
+            # Who names a small model means the first one.
+            others: dict[Role, str] = {
+                role: name for role, name in given.items() if role is not Role.SMALL
+            }
+            known[row.small] = models_of(row.record, others)
+        own = known[row.small]
+        if not own.shapes:
+            continue
         said = row.record.models
         meters = {
             role: Meter.of(shape, str(said.get(role.value, {}).get("dtype", "float32")))
-            for role, shape in models.shapes.items()
+            for role, shape in own.shapes.items()
         }
-        own = bill_of(row.part, meters, lengths)
-        if own.texts:
-            found[row.name] = own
+        bill = bill_of(row.part, meters, own.lengths(row.record))
+        if bill.texts:
+            found[row.key] = bill
     return found
 
 
@@ -138,7 +143,7 @@ def _lacks(
         (
             3,
             "Table 3, speculative sampling",
-            f"{base} with the baseline rejection, named by --name rejection",
+            f"{base} with speculative sampling by rejection, --name 'rejection N'",
         ),
         (4, "Table 4, rates", f"{base} --alpha-fb 0.6 --alpha-rb 2 --out FILE.json"),
         (5, "Table 5, nucleus sampling", f"{base} --temperature 1 --top-p 0.8 --out FILE.json"),
@@ -161,7 +166,7 @@ def _lacks(
         (
             6,
             "Figure 6, early exit",
-            base.replace("--small S", "--exit-layer K") + " --out FILE.json",
+            base.replace("--small S", "--small L --exit-layer K") + " --out FILE.json",
         ),
         (7, "Figure 7, CALM", "a record whose setting's name begins with calm"),
         (8, "Figure 8, costs", "bild report ... --small S --large L, where the task can be read"),

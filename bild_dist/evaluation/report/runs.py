@@ -45,6 +45,8 @@ _NAMED: Final = (
 )
 _METRICS: Final = ("bleu", "rougeL", "chrf", "agreement")
 """Of these the first that a run has, where its task is not known here."""
+POINT: Final = 1.0
+"""What the paper gives away for speed: one point of the metric."""
 TITLES: Final = {"bleu": "BLEU", "rougeL": "ROUGE-L", "chrf": "chrF", "agreement": "agreement"}
 
 
@@ -83,6 +85,11 @@ class Row:
     @property
     def options(self) -> Options:
         return self.part.setting.options
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells it from the other rows of its study."""
+        return ("" if self.kind is Kind.LARGE else self.small, self.name)
 
     @property
     def small(self) -> str:
@@ -154,6 +161,16 @@ class Study:
         ]
         whole = [(x, y, row) for x, y, row in found if x is not None and y is not None]
         return sorted(whole, key=lambda point: (point[0], -point[1], point[2].name))
+
+
+def equal(study: Study, lost: float, *, kinds: Sequence[Kind], small: str | None) -> Row | None:
+    """The fastest row whose quality is at most so many points below the large model's."""
+    large = study.large
+    floor = large.quality(study.metric) if large else None
+    if floor is None:
+        return None
+    rows = (row for _, y, row in study.placed(*kinds, small=small) if y >= floor - lost)
+    return next(rows, None)
 
 
 def model_of(record: Record, role: Role) -> str:

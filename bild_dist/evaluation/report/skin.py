@@ -22,9 +22,11 @@ nav a { margin-right: 14px; } a { color: var(--focus); }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; }
 table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 10px; text-align: right; border-top: 1px solid var(--line); white-space: nowrap; }
-thead th { border-top: 0; background: var(--panel); font-weight: 600; }
+tbody th { white-space: normal; min-width: 8.5em; }
+thead th { white-space: normal; vertical-align: bottom; border-top: 0; background: var(--panel); font-weight: 600; }
 th:first-child, td:first-child, tbody th { text-align: left; font-weight: 500; }
-figure { margin: 0; } figure svg { display: block; width: 100%; height: auto; max-width: 640px; }
+figure { margin: 0; overflow-x: auto; }
+figure svg { display: block; width: 100%; height: auto; max-width: 640px; }
 summary { cursor: pointer; color: var(--soft); font-size: .88rem; padding: 4px 0; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 14px; margin: 8px 0; font-size: .88rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
@@ -75,7 +77,7 @@ PAGE: Final = """<!doctype html>
 </head>
 <body>
 <h1>Big Little Decoder: tables and figures of these runs</h1>
-<p class="note">Numbered as in the paper (Kim et al., NeurIPS 2023, arXiv 2302.07863).</p>
+<p class="note">Numbered after the paper (Kim et al., NeurIPS 2023, arXiv 2302.07863).</p>
 {% if parts | length > 1 %}
 <nav aria-label="Runs">{% for part in parts %}<a href="#study-{{ loop.index }}">{{ part.title }}</a>{% endfor %}</nav>
 {% endif %}
@@ -105,7 +107,7 @@ PAGE: Final = """<!doctype html>
 {% endfor %}
 {% for chart in part.charts %}
 <h3>Figure {{ chart.number }}. {{ chart.title }}</h3>
-<figure role="img" aria-label="{{ chart.title }}">{{ drawn(chart.svg) }}</figure>
+<figure tabindex="0" role="img" aria-label="{{ chart.title }}">{{ drawn(chart.svg) }}</figure>
 <details><summary>In words</summary><p class="note">{{ chart.says }}</p></details>
 {% endfor %}
 {% if part.texts %}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bild_dist.evaluation.report.models import Models
-from bild_dist.evaluation.report.runs import Kind, Row, Study
+from bild_dist.evaluation.report.runs import Kind, Row, Study, equal
 from bild_dist.evaluation.run.record import TextRecord
 from bild_dist.types import Source
 
@@ -52,11 +52,13 @@ class Shown:
 
 
 def shown(study: Study, models: Models, count: int) -> list[Shown]:
-    """The first texts of the setting in which the large model has the word most often, up to `count`."""
+    """The first texts, up to `count`, of the setting that table 1 names: the fastest of equal quality, or
+    else the first one that there is.
+    """
     rows = study.of(Kind.BILD, Kind.EARLY_EXIT, Kind.NO_FALLBACK, Kind.NO_ROLLBACK, Kind.EXACT)
     if not rows:
         return []
-    row = max(rows, key=lambda row: row.number("fallback_rate") or 0.0)
+    row = equal(study, 0.0, kinds=(Kind.BILD, Kind.EARLY_EXIT), small=None) or rows[0]
     own = {text.id: text.text for text in study.large.part.texts} if study.large else {}
     return [_shown(row, text, own.get(text.id, ""), models) for text in row.part.texts[:count]]
 
