@@ -28,6 +28,7 @@ from bild_dist.model.base import Choice, Pass
 from bild_dist.model.draw import Draw
 from bild_dist.model.foreign import first_line
 from bild_dist.model.rules import Constraint
+from bild_dist.model.t5 import Source, T5Decoder
 from bild_dist.model.tokenizer import Tokens
 
 _PROBE = 7
@@ -43,6 +44,8 @@ class _Slot:
     draw: Draw
     source: BaseModelOutput | None = None
     both: EncoderDecoderCache | None = None
+    far: Source | None = None
+    """The source as `_plain` keeps it."""
 
 
 class HfModel:
@@ -65,6 +68,7 @@ class HfModel:
         self._keeps = "logits_to_keep" in names
         self._nothing = torch.empty(0, dtype=torch.long, device=self._device)
         self._pads = _PadPositions.of(model)
+        self._plain = T5Decoder.of(model)
         self._slots: dict[int, _Slot] = {}
         self._store: SlotStore | None = None
         self._shapes = self._probe()
@@ -96,6 +100,7 @@ class HfModel:
         held = _Slot(self._need().clean(slot), constraint, Draw(rules))
         if self._encdec:
             held.source = self._encode_source(source)
+            held.far = self._far(held.source)
             held.both = with_source(held.cache)
         self._slots[slot] = held
 
@@ -128,8 +133,9 @@ class HfModel:
         if self._pads is not None:
             self._pads.before(work.ids, work.at)
         logits = self._logits(
-            small[None, :count], small[None, count : 2 * count], held.both or held.cache,
-            held.source, rows,
+            small[None, :count], small[None, count : 2 * count],
+            held.cache if held.far is not None else held.both or held.cache,
+            held.source, rows, held.far,
         )  # fmt: skip
         if rows == 0:
             return []
@@ -149,9 +155,11 @@ class HfModel:
 
     def _logits(
         self, ids: torch.Tensor, places: torch.Tensor, cache: Cache | None,
-        source: BaseModelOutput | None, rows: int,
+        source: BaseModelOutput | None, rows: int, far: Source | None = None,
     ) -> torch.Tensor:  # fmt: skip
         """Logits of the last `rows` positions. Shapes: `ids` and `places` 1Q; result 1RV."""
+        if far is not None and self._plain is not None and isinstance(cache, SlotCache):
+            return self._plain.logits(ids[0], cache.length, cache, far, rows)[None]
         arguments: dict[str, Any] = {"past_key_values": cache, "use_cache": cache is not None}
         if self._encdec:
             arguments |= {"encoder_outputs": source, "decoder_input_ids": ids}
@@ -172,6 +180,12 @@ class HfModel:
             return BaseModelOutput(last_hidden_state=encoder(input_ids=ids)[0])
         except RuntimeError as error:
             raise WorkerFault(f"{self._info.device}: {first_line(error)}") from error
+
+    @torch.inference_mode()
+    def _far(self, source: BaseModelOutput) -> Source | None:
+        """What the plain decoder keeps of a source, None where there is none."""
+        states = source.last_hidden_state
+        return None if self._plain is None or states is None else self._plain.source(states[0])
 
     def _need(self) -> SlotStore:
         if self._store is None:
@@ -200,7 +214,8 @@ class HfModel:
             expected = self._logits(whole, places, None, source, len(ids))[0].float()
             shapes = shapes_of(grown)
             slot = SlotStore(shapes, 1, len(ids), self._device).slot(0)
-            cache = with_source(slot) if self._encdec else slot
+            far = self._far(source) if source is not None else None
+            cache = with_source(slot) if self._encdec and far is None else slot
             found = torch.empty_like(expected)
             cut, last = len(ids) // 2, len(ids) - 1
             # To the end, then back: a rollback.
@@ -212,7 +227,7 @@ class HfModel:
                     self._pads.before(ids, start)
                 part = slice(start, end)
                 found[part] = self._logits(
-                    whole[:, part], places[:, part], cache, source, len(ids[part])
+                    whole[:, part], places[:, part], cache, source, len(ids[part]), far
                 )[0].float()
         except (WorkerFault, MemoryError, torch.OutOfMemoryError) as error:
             raise ConfigError(

@@ -6,7 +6,8 @@ long again as one. oneDNN's own blocked layout, made once at start-up, is read a
 and eight rows take hardly longer than one: just what checking a draft asks for.
 
 Measured on two AMD EPYC cores, float32, 49152 x 576: 9.5 ms plain and 4.4 ms packed for one row,
-14.9 and 5.0 ms for eight.
+14.9 and 5.0 ms for eight. Calling it costs some 15 us more than a plain matrix does: 192 x 192 takes
+20 instead of 7 us, 512 x 512 the same for one row and 41 instead of 70 for eight.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from typing import Any, Final
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
+
+SMALLEST: Final = 1 << 18
+"""Numbers of a matrix from which packing pays."""
 
 _OPS: Final[Any] = torch.ops.mkldnn
 _BACKEND: Final[Any] = torch.backends.mkldnn
@@ -50,9 +54,9 @@ def packs(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 @torch.no_grad()
-def pack(model: nn.Module) -> None:
-    """Replaces every plain linear layer of a model; one that shares its weight with an embedding
-    gets its own copy.
+def pack(model: nn.Module, smallest: int = SMALLEST) -> None:
+    """Replaces every plain linear layer of a model with so many numbers or more; one that shares its
+    weight with an embedding gets its own copy.
     """
     made: dict[int, PackedLinear] = {}
     for parent in list(model.modules()):
@@ -62,6 +66,8 @@ def pack(model: nn.Module) -> None:
             elif type(child) is Conv1D:
                 weight = child.weight.t()
             else:
+                continue
+            if weight.numel() < smallest:
                 continue
             if id(child) not in made:
                 made[id(child)] = PackedLinear(weight, child.bias)

@@ -43,7 +43,7 @@ def test_every_linear_layer_is_replaced_and_nothing_else():
     ids = torch.arange(7)
     with torch.inference_mode():
         expected = model(ids)
-        pack(model)
+        pack(model, 0)
         torch.testing.assert_close(model(ids), expected)
     kinds = [type(module) for module in model.modules() if not list(module.children())]
     assert kinds == [nn.Embedding, PackedLinear, nn.LayerNorm, PackedLinear]
