@@ -61,6 +61,19 @@ class Draw:
         order = scores.sort(dim=-1, descending=True, stable=True).indices
         return ids.gather(-1, order[:, : 1 + others])
 
+    def law(self, logits: torch.Tensor) -> torch.Tensor:
+        """What `choose` draws from, as probabilities. Shapes: `logits` RV; result RV, float64, V the
+        vocabulary of the rules.
+        """
+        logits = logits[:, : self._rules.vocabulary]
+        scaled = logits.double()
+        scaled -= scaled.amax(-1, keepdim=True)
+        scaled /= self._rules.temperature
+        if not self._rules.top_k and self._rules.top_p == 1:
+            return scaled.softmax(-1)
+        ids, scores = self._support(logits, scaled, 1)
+        return torch.zeros_like(scaled).scatter_(-1, ids, scores.softmax(-1))
+
     def _support(
         self, logits: torch.Tensor, scaled: torch.Tensor, least: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
