@@ -6,14 +6,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from bild_dist.errors import InvalidRequest
+from bild_dist.messages import MAX_FRAME
 from bild_dist.orchestrator.client import WorkerClient
 from bild_dist.orchestrator.dispatcher import Work
 from bild_dist.orchestrator.pairing import shared_vocabulary
 from bild_dist.orchestrator.text import Text
-from bild_dist.types import Options, Role
+from bild_dist.shares import size
+from bild_dist.types import Options, Policy, Role
+
+_FRAME_REST: Final = 64 * 1024
+"""Bytes of a message that are left to everything but probabilities."""
 
 Message: TypeAlias = Mapping[str, Any]
 Prompt: TypeAlias = str | Sequence[Message] | Sequence[int]
@@ -55,9 +60,25 @@ async def prepare(
         top_p=float(options.top_p),
         seed=options.seed,
     )
+    _check_frame(options, vocabulary)
     return Work(
         ids=tuple(begin), source=tuple(ids) if encoder else (), rules=rules, options=options
     )
+
+
+def _check_frame(options: Options, vocabulary: int) -> None:
+    """Rejection sends the law of every drafted token: all of a draft must fit one message."""
+    if options.policy is not Policy.REJECTION or options.temperature == 0:
+        return
+    entries = min(options.top_k or vocabulary, vocabulary)
+    row = min(size(entries, dense=False), size(vocabulary, dense=True))
+    most = (MAX_FRAME - _FRAME_REST) // row
+    if options.window > most:
+        remedy = f"a window of at most {most}, or " if most else ""
+        raise InvalidRequest(
+            f"policy 'rejection' sends {row} bytes for each of the {options.window} tokens of a draft, more than "
+            f"the {MAX_FRAME} of a message: take {remedy}a smaller top_k"
+        )
 
 
 async def _ids(

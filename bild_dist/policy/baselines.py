@@ -24,6 +24,11 @@ BASELINES: Final[Mapping[str, Changes]] = {
     # Figure 5 of the paper: each half of the policy without the other.
     "no rollback": {"alpha_rb": inf},
     "no fallback": {"alpha_fb": 0.0},
+    # Lossless speculative sampling, the draft as long each time.
+    **{
+        f"rejection {n}": {"policy": "rejection", "window": n, "schedule": None}
+        for n in range(3, 11)
+    },
     # Table 5: nucleus sampling.
     "nucleus": {"temperature": 1.0, "top_p": 0.8},
 }
