@@ -60,14 +60,18 @@ async def prepare(
         top_p=float(options.top_p),
         seed=options.seed,
     )
-    _check_frame(options, vocabulary)
+    check_frame(options, vocabulary)
     return Work(
         ids=tuple(begin), source=tuple(ids) if encoder else (), rules=rules, options=options
     )
 
 
-def _check_frame(options: Options, vocabulary: int) -> None:
-    """Rejection sends the law of every drafted token: all of a draft must fit one message."""
+def check_frame(options: Options, vocabulary: int) -> None:
+    """Rejection sends the law of every drafted token: all of a draft must fit one message.
+
+    Raises:
+        InvalidRequest: it does not; names a window that does.
+    """
     if options.policy is not Policy.REJECTION or options.temperature == 0:
         return
     entries = min(options.top_k or vocabulary, vocabulary)

@@ -35,7 +35,7 @@ class Distribution:
             best = sorted(self.chances())
             return best[-1] - best[-2]
         if kind == "entropy":
-            return prod(p**p for p in self.chances() if p > 0)
+            return float(prod(p**p for p in self.chances() if p > 0))
         return self.top
 
     def law(self, options: Options) -> dict[int, float]:
@@ -87,17 +87,19 @@ def apart(kind: str, small: Distribution, large: Distribution, token: int) -> fl
         return large.nll(token)
     p_s, p_l = small.chances(), large.chances()
     named = sorted(range(small.width), key=lambda t: (-p_s[t], t))[:64]
-    p = [p_s[t] for t in named] + [sum(p_s[t] for t in range(small.width) if t not in named)]
-    q = [p_l[t] for t in named] + [sum(p_l[t] for t in range(small.width) if t not in named)]
+    others = sorted({*range(small.width)} - {*named})
+    p = [p_s[t] for t in named] + [sum(p_s[t] for t in others)]
+    q = [p_l[t] for t in named] + [sum(p_l[t] for t in others)]
     cells = list(zip(p, q, strict=True))
     if kind == "kl":
-        return sum(a * log(a / b) for a, b in cells if a > 0)
+        return float(sum(a * log(a / b) for a, b in cells if a > 0))
     if kind == "js":
         middle = [(a, b, (a + b) / 2) for a, b in cells]
         halves = [(x * log(x / m) if x > 0 else 0.0) for a, b, m in middle for x in (a, b)]
         return sum(halves) / 2
     if kind == "tv":
-        return max(sum(max(a - b, 0) for a, b in cells), sum(max(b - a, 0) for a, b in cells))
+        over, under = ([max(sign * (a - b), 0.0) for a, b in cells] for sign in (1, -1))
+        return max(sum(over), sum(under))
     return sqrt(sum((a - b) ** 2 for a, b in cells))
 
 

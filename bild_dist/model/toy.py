@@ -362,8 +362,8 @@ class ToyModel:
                 logs[best] = 0.0  # first, even where hardly anything else is allowed
             drawn = choose(logs, rules, len(line), others)
         choice = Choice(drawn[0], top, distance, tuple(drawn[1:]))
-        logs = partial(self.script.logs, self.role, line, rules, held.source)
-        return compared(choice, work, row, rules, logs)
+        spelt = partial(self.script.logs, self.role, line, rules, held.source)
+        return compared(choice, work, row, rules, spelt)
 
     def _pass_time(self, started_ns: int, fed: int) -> None:
         """Sleeps until the pass has taken its time."""

@@ -15,6 +15,7 @@ from bild_dist.errors import InvalidRequest, RemoteProtocolError
 from bild_dist.messages import Rules
 from bild_dist.model.draw import Draw
 from bild_dist.model.measure import Measures
+from bild_dist.orchestrator.prompt import check_frame
 from bild_dist.policy.machine import Machine
 from bild_dist.policy.rules import Ruler
 from bild_dist.sampling import choose, law, settle
@@ -44,8 +45,10 @@ def disagreements(settings: list[dict[str, Any]], seeds: range) -> set[Source]:
         small = scripted(100 + seed, large)
         for setting in settings:
             options = Options().merged(setting)
-            given = {"temperature": float(options.temperature), "top_k": options.top_k}
-            bounds = rules(top_p=options.top_p, seed=options.seed, **given)
+            bounds = rules(
+                temperature=float(options.temperature), top_k=options.top_k, top_p=options.top_p,
+                seed=options.seed,
+            )  # fmt: skip
             machine = Machine(1, PROMPT, (), bounds, options)
             tokens, finish = play(machine, HandWorker(small), HandWorker(large))
             expected = reference(small, large, PROMPT, options, end_ids=[END], max_new_tokens=NEW)
@@ -258,6 +261,16 @@ def test_what_rejection_cannot_do_is_refused_by_name(setting: dict[str, Any], wo
     """The message names the option, its value and what to set it to."""
     with pytest.raises(InvalidRequest, match=words):
         Options(policy="rejection", **setting)  # type: ignore[arg-type]
+
+
+def test_a_draft_that_fits_no_message_is_refused() -> None:
+    """With the largest window that would fit, and not at all where nothing is sent."""
+    asked = Options(policy="rejection", temperature=1.0)  # type: ignore[arg-type]
+    check_frame(asked, 49_152)
+    check_frame(asked.merged({"temperature": 0}), 151_936)
+    check_frame(asked.merged({"top_k": 50}), 151_936)
+    with pytest.raises(InvalidRequest, match="a window of at most 6, or a smaller top_k"):
+        check_frame(asked, 151_936)
 
 
 def test_rows_that_are_none_are_refused() -> None:
