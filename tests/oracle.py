@@ -99,7 +99,7 @@ def apart(kind: str, small: Distribution, large: Distribution, token: int) -> fl
         return sum(halves) / 2
     if kind == "tv":
         over, under = ([max(sign * (a - b), 0.0) for a, b in cells] for sign in (1, -1))
-        return max(sum(over), sum(under))
+        return float(max(sum(over), sum(under)))
     return sqrt(sum((a - b) ** 2 for a, b in cells))
 
 
