@@ -41,6 +41,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         from bild_dist.evaluation.align.main import main as align
 
         return align(arguments[1:], inproc)
+    if arguments[:1] == ["sweep"]:
+        from bild_dist.evaluation.sweep.main import main as sweep
+
+        return sweep(arguments[1:], inproc)
+    if arguments[:1] == ["tune"]:
+        from bild_dist.evaluation.tune.main import main as tune
+
+        return tune(arguments[1:], inproc)
+    if arguments[:1] == ["eval"]:
+        from bild_dist.evaluation.run.main import main as evaluate
+
+        return evaluate(arguments[1:], inproc)
+    if arguments[:1] == ["report"]:
+        from bild_dist.evaluation.report.main import main as report
+
+        return report(arguments[1:])
     from bild_dist.orchestrator.cli import main as cli
 
     return cli(arguments, inproc)

@@ -46,6 +46,10 @@ _COMMANDS: Final = {
     "bench": "measure speed against other ways to run the same models",
     "plan": "predict the speed of a pair of models for given or measured costs, and advise",
     "align": "teach a small model to agree with a large one",
+    "sweep": "try many settings of a pair on a task: quality against time",
+    "tune": "find the fastest setting whose quality stays above a floor",
+    "eval": "measure quality and latency of a setting on a task",
+    "report": "tables and figures of measured runs, as one page and one text",
     "check": "say what works on this machine and what does not",
 }
 

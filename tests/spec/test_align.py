@@ -86,6 +86,21 @@ def test_texts_are_what_the_model_writes_alone(family, tmp_path):
         assert torch.allclose(best, torch.from_numpy(output.top_logprobs).float(), atol=5e-3)
 
 
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_a_cut_model_may_begin_as_other_layers(tmp_path, family):
+    """Each layer has the chosen one's weights, but for what only a stack's first layer has."""
+    name = str(write_model(tmp_path, family))
+    whole = Source(model=name).load().get_decoder()
+    source = Source(model=name, exit_layer=2, layers=(0, 2))
+    assert source.fingerprint() != Source(model=name, exit_layer=2).fingerprint()
+    cut = source.load().get_decoder()
+    found, expected = (part.block if family == "t5" else part.layers for part in (cut, whole))
+    assert len(found) == 2
+    for own, chosen in zip(found, (expected[0], expected[2]), strict=True):
+        for key, weight in chosen.state_dict().items():
+            assert torch.equal(own.state_dict()[key], weight)
+
+
 def test_a_forced_language_begins_every_text(tmp_path):
     """As NLLB and its kin want it: the first id is given, the second is the model's own."""
     model = Source(model=str(write_model(tmp_path, "m2m100"))).load()
@@ -194,6 +209,9 @@ def test_a_file_is_split_by_its_lines(tmp_path):
         (("--early-exit", "2", "--distil", "2"), "from 0 to 1"),
         (("--early-exit", "2", "--replay", "0.5"), "such as 0.5/2"),
         (("--early-exit", "2", "--rate", "0"), "above 0"),
+        (("--early-exit", "2", "--layers", "0"), "names K layers"),
+        (("--early-exit", "2", "--layers", "0,x"), "such as 0,1,28,29"),
+        (("--small", "a", "--layers", "0"), "names K layers"),
         (("--early-exit", "2", "--device", "tpu"), "cpu, cuda or cuda:N"),
         (("--early-exit", "2", "--max-length", "64"), "leave room"),
     ],
@@ -220,6 +238,7 @@ def test_the_same_prompt_is_in_one_split_whatever_it_is_called(tmp_path):
     ("words", "said"),
     [
         (("--early-exit", "9"), "from 1 to 3"),
+        (("--early-exit", "1", "--layers", "3"), "there is no layer 3"),
         (("--early-exit", "3", "--joint"), "is the whole model"),
         (("--early-exit", "1", "--ignore-generation", "num_beans"), "num_beams"),
     ],

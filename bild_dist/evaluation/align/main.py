@@ -213,7 +213,7 @@ class Align:
         if hub.is_draft(plan.out):
             found: Any = draft.load(plan.out, DTYPES[plan.small.dtype])
             return found.to(plan.small.device).eval()
-        return replace(plan.small, model=str(plan.out), exit_layer=0).load()
+        return replace(plan.small, model=str(plan.out), exit_layer=0, layers=()).load()
 
     def _report(
         self, before: agreement.Report | None, after: agreement.Report | None, found: Questions,

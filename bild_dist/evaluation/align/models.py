@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,15 @@ from bild_dist.orchestrator.text import Text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where a model comes from and what it computes in. `exit_layer` as in `WorkerConfig`."""
+    """Where a model comes from and what it computes in. `exit_layer` as in `WorkerConfig`.
+
+    `layers`: for each of its `exit_layer` decoder layers the one of the model that it begins as,
+    from 0; empty for the first ones.
+    """
 
     model: str
     exit_layer: int = 0
+    layers: tuple[int, ...] = ()
     dtype: str = "float32"
     device: str = "cpu"
     trust_remote_code: bool = False
@@ -48,6 +54,8 @@ class Source:
         fresh: Any = GenerationConfig
         for name in self.ignored:
             setattr(model.generation_config, name, getattr(fresh(), name, None))
+        if self.layers:
+            _begin(model, replace(self, exit_layer=0, layers=()).load(), self.layers)
         return model.to(self.device).eval()
 
     def plan(self) -> Any:
@@ -82,7 +90,8 @@ class Source:
     def fingerprint(self) -> str:
         """A name for the weights and their config: the same for the same contents anywhere."""
         folder = self.folder()
-        digest = sha256(json.dumps([self.exit_layer, self.dtype, self.ignored]).encode())
+        chosen = [self.exit_layer, self.dtype, self.ignored, *self.layers]
+        digest = sha256(json.dumps(chosen).encode())
         for name in ("config.json", "generation_config.json"):
             file = folder / name
             digest.update(file.read_bytes() if file.is_file() else b"")
@@ -130,6 +139,25 @@ class Writer:
         if self._tokens.encodes:
             return self._tokens.encode("a", source, target)[1]
         return self._text.language(target)
+
+
+@torch.no_grad()
+def _begin(model: Any, whole: Any, layers: Sequence[int]) -> None:
+    """Gives each layer of a cut model the weights of a chosen layer of the whole one.
+
+    What only the first layer of a stack has (T5's relative positions) stays where it is.
+    """
+    stack = _stack(whole)
+    for own, layer in zip(_stack(model), layers, strict=True):
+        own.load_state_dict(stack[layer].state_dict(), strict=False)
+
+
+def _stack(model: Any) -> torch.nn.ModuleList:
+    """The layers of its decoder."""
+    lists = [
+        part for part in model.get_decoder().children() if isinstance(part, torch.nn.ModuleList)
+    ]
+    return max(lists, key=len)
 
 
 def freeze(model: Any) -> None:

@@ -83,6 +83,9 @@ def parser() -> Parser:
     models.add_argument("--early-exit", type=int, default=0, metavar="K",
                         help="small = a copy of the first K (decoder) layers of the large one, beside its embedding "
                         "and head; the large one stays as it is")  # fmt: skip
+    models.add_argument("--layers", default="", metavar="I,J,...",
+                        help="with --early-exit K: the K layers to begin as, from 0 (default: the first). Some of both "
+                        "ends learn faster: 0,1,28,29 of 30")  # fmt: skip
     models.add_argument("--joint", action="store_true",
                         help="with --early-exit: train the large one itself, on the mean of the exit's loss and its "
                         "own, and write one model for both")  # fmt: skip
@@ -172,8 +175,9 @@ def asked(argv: Sequence[str]) -> Alignment:
     large = Source(model=given.large, **common)
     copied = given.early_exit > 0 and not given.joint
     small = Source(
-        model=given.small or given.large, exit_layer=given.early_exit if copied else 0, **common
-    )
+        model=given.small or given.large, exit_layer=given.early_exit if copied else 0,
+        layers=_layers(given.layers), **common,
+    )  # fmt: skip
     return Alignment(
         small=small, large=large, corpus=given.corpus, out=given.out, limit=given.limit,
         held_out=given.held_out, max_length=given.max_length,
@@ -186,6 +190,15 @@ def asked(argv: Sequence[str]) -> Alignment:
         replays=tuple(_thresholds(text) for text in given.replay),
         threads=given.threads, src_lang=given.src_lang, tgt_lang=given.tgt_lang,
     )  # fmt: skip
+
+
+def _layers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(",")) if text else ()
+    except ValueError:
+        raise ConfigError(
+            f"--layers {text}: give numbers of layers with commas, such as 0,1,28,29"
+        ) from None
 
 
 def _thresholds(text: str) -> tuple[float, float]:
@@ -233,6 +246,11 @@ def _wrong(given: argparse.Namespace) -> Iterator[tuple[bool, str]]:
     yield (
         early and given.small not in (None, given.large),
         "--early-exit makes the small model out of the large one: leave out --small",
+    )
+    begin = _layers(given.layers)
+    yield (
+        begin != () and (given.joint or len(begin) != given.early_exit),
+        "--layers goes with --early-exit K, without --joint, and names K layers",
     )
     yield (given.joint or given.head > 0) and not early, "--joint and --head go with --early-exit K"
     yield (

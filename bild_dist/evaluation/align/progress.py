@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bild_dist.clock import now_ns
-from bild_dist.evaluation.align.training import Step
+
+if TYPE_CHECKING:
+    from bild_dist.evaluation.align.training import Step
 
 _EVERY_NS: Final = 30_000_000_000
 

@@ -27,12 +27,18 @@ def check(plan: Alignment) -> None:
         raise ConfigError(
             "--head and --storage int8 are for drafts of decoder-only models: leave them out"
         )
+    there = _layers(shape, encdec=encdec)
+    absent = [layer for layer in plan.small.layers if not 0 <= layer < there]
+    if absent:
+        raise ConfigError(
+            f"--layers: there is no layer {absent[0]}, the large model has 0 to {there - 1}"
+        )
     exits = plan.training.exit_layer
     if exits:
         cut = Source(
             model=plan.large.model, exit_layer=exits, trust_remote_code=plan.large.trust_remote_code
         )
-        if _layers(cut.plan(), encdec=encdec) == _layers(shape, encdec=encdec):
+        if _layers(cut.plan(), encdec=encdec) == there:
             raise ConfigError(f"--early-exit {exits} is the whole model: take fewer layers")
     for source in (plan.small, plan.large):
         if plan.out.resolve() == source.folder().resolve():

@@ -1,0 +1,279 @@
+"""The paper's figures for a study, drawn by matplotlib: the same runs give the same bytes.
+
+Every series has a mark and a stroke of its own beside its colour, so that a print in black tells as much.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any, Final
+
+from bild_dist.errors import ConfigError
+from bild_dist.evaluation.costs.bill import Bill
+from bild_dist.evaluation.costs.work import Work
+from bild_dist.evaluation.report.runs import POINT, Kind, Row, Study, equal
+
+INK: Final = "#1c2128"
+FAINT: Final = "#d5dae0"
+SOFT: Final = "#57606a"
+COLOURS: Final = ("#2166ac", "#b35806", "#1a7f37", "#762a83", "#c51b7d", "#4d4d4d")
+"""Told apart by people who see no red or no green."""
+MARKS: Final = "osD^vP"
+STROKES: Final = ("-", "--", "-.", ":")
+WIDTH: Final = 5.0
+"""Inches."""
+_STYLE: Final = {
+    "svg.hashsalt": "bild-dist", "svg.fonttype": "none", "text.parse_math": False,
+    "font.family": ["DejaVu Sans", "sans-serif"], "font.size": 10,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": FAINT,
+    "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": SOFT, "xtick.color": INK,
+    "ytick.color": INK, "savefig.facecolor": "white", "figure.facecolor": "white",
+    "axes.facecolor": "none",
+}  # fmt: skip
+_IDS: Final = re.compile(r' id="[a-zA-Z0-9]+_\d+"')
+_METADATA: Final = re.compile(r"\s*<metadata>.*?</metadata>", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A figure as SVG, from `<svg` on. `says`: the same in words, for those who cannot see it."""
+
+    number: int
+    title: str
+    says: str
+    svg: str
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Points of one mark, by latency and quality."""
+
+    title: str
+    points: Sequence[tuple[float, float, Row]]
+
+
+def charts(study: Study, bills: Mapping[tuple[str, str], Bill]) -> list[Chart]:
+    """The figures for which there are runs. `bills`: what rows cost, by their key.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    with _drawing() as plt:
+        drawn = [
+            _oracle(plt, study),
+            _trade(plt, study, 4, "Quality against latency", _by_small(study)),
+            _trade(plt, study, 5, "Without rollback, without fallback", _ablation(study)),
+            _trade(plt, study, 6, "Early exit: the first layers as the small model", _exits(study)),
+            _trade(plt, study, 7, "Early exit against CALM", _calm(study)),
+            _costs(plt, study, bills),
+            _thresholds(plt, study),
+        ]
+    return [chart for chart in drawn if chart is not None]
+
+
+@contextmanager
+def _drawing() -> Iterator[Any]:
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise ConfigError("a report needs matplotlib: pip install 'bild-dist[eval]'") from None
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
+        yield plt
+
+
+def _svg(plt: Any, figure: Any) -> str:
+    buffer = io.StringIO()
+    figure.savefig(
+        buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None}
+    )
+    plt.close(figure)
+    text = buffer.getvalue()
+    # Several of them stand in one page: ids that only number things would be there twice.
+    return _IDS.sub("", _METADATA.sub("", text[text.index("<svg") :])).strip()
+
+
+def _by_small(study: Study) -> list[Series]:
+    return [
+        Series(f"BiLD, {small}", study.placed(Kind.BILD, Kind.EARLY_EXIT, small=small))
+        for small in study.smalls
+    ]
+
+
+def _ablation(study: Study) -> list[Series]:
+    found = [
+        Series(kind.value, study.placed(kind)) for kind in (Kind.NO_ROLLBACK, Kind.NO_FALLBACK)
+    ]
+    return [Series("BiLD", study.placed(Kind.BILD)), *found] if any(s.points for s in found) else []
+
+
+def _exits(study: Study) -> list[Series]:
+    own = study.placed(Kind.EARLY_EXIT)
+    return [Series("BiLD, early exit", own), Series("BiLD", study.placed(Kind.BILD))] if own else []
+
+
+def _calm(study: Study) -> list[Series]:
+    other = study.placed(Kind.CALM)
+    ours = Series("BiLD, early exit", study.placed(Kind.EARLY_EXIT))
+    return [Series("CALM", other), ours] if other else []
+
+
+def _trade(
+    plt: Any, study: Study, number: int, title: str, series: Sequence[Series]
+) -> Chart | None:
+    """Quality over latency: the line joins the settings that none beats in both."""
+    series = [one for one in series if one.points]
+    if not series:
+        return None
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.6))
+    marks, colours, strokes = cycle(MARKS), cycle(COLOURS), cycle(STROKES)
+    words = []
+    for one in series:
+        colour, mark = next(colours), next(marks)
+        best = front(one.points)
+        axes.scatter([x for x, _, _ in one.points], [y for _, y, _ in one.points], s=26, marker=mark,
+                     facecolor="none", edgecolor=colour, linewidth=1)  # fmt: skip
+        axes.plot([x for x, _, _ in best], [y for _, y, _ in best], next(strokes), marker=mark,
+                  markersize=5.5, color=colour, label=one.title)  # fmt: skip
+        listed = "; ".join(f"{row.name} {y:.1f} at {x:.2f}" for x, y, row in best)
+        words.append(f"{one.title}: {listed}.")
+    words += _landmarks(axes, study)
+    _label(axes, study)
+    return Chart(number, title, " ".join(words), _svg(plt, figure))
+
+
+def front(points: Sequence[tuple[float, float, Row]]) -> list[tuple[float, float, Row]]:
+    """The points, fastest first, that no faster one equals in quality."""
+    best: list[tuple[float, float, Row]] = []
+    for point in sorted(points, key=lambda p: (p[0], -p[1])):
+        if not best or point[1] > best[-1][1]:
+            best.append(point)
+    return best
+
+
+def _landmarks(axes: Any, study: Study) -> list[str]:
+    """The large model's point, the line one point below it, and the small models alone."""
+    words = []
+    for x, y, _ in study.placed(Kind.LARGE):
+        axes.plot(
+            [x], [y], marker="*", markersize=13, color=INK, linestyle="none", label="large alone"
+        )
+        axes.axhline(y - POINT, color=SOFT, linestyle=(0, (1, 2)), linewidth=1)
+        axes.annotate("one point less", (1, y - POINT), xycoords=("axes fraction", "data"), ha="right",
+                      va="bottom", fontsize=7.5, color=SOFT)  # fmt: skip
+        words.append(f"Large alone: {y:.1f} at 1.")
+    for x, y, row in study.placed(Kind.SMALL):
+        axes.plot([x], [y], marker="x", markersize=7, color=SOFT, linestyle="none",
+                  label=f"small alone, {row.small}")  # fmt: skip
+        words.append(f"Small alone, {row.small}: {y:.1f} at {x:.2f}.")
+    return words
+
+
+def _label(axes: Any, study: Study, x: str = "latency, relative to the large model alone") -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(study.metric_title)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=8)
+
+
+def _thresholds(plt: Any, study: Study) -> Chart | None:
+    """Figure 10: a curve for each alpha_rb, points sized by alpha_fb."""
+    curves: dict[tuple[str, float], list[tuple[float, float, Row]]] = {}
+    for x, y, row in study.placed(Kind.BILD, Kind.NO_ROLLBACK, Kind.EARLY_EXIT):
+        curves.setdefault((row.small, row.options.alpha_rb), []).append((x, y, row))
+    curves = {key: points for key, points in sorted(curves.items()) if len(points) > 1}
+    if not curves:
+        return None
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.6))
+    many = len({small for small, _ in curves}) > 1
+    words = []
+    looks = zip(curves.items(), cycle(COLOURS), cycle(MARKS), cycle(STROKES), strict=False)
+    for ((small, alpha_rb), found), colour, mark, stroke in looks:
+        points = sorted(found, key=lambda point: point[2].options.alpha_fb)
+        title = f"alpha_rb {alpha_rb:g}" + (f", {small}" if many else "")
+        xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
+        axes.plot(xs, ys, stroke, color=colour, linewidth=1.2)
+        sizes = [12 + 110 * row.options.alpha_fb**2 for _, _, row in points]
+        axes.scatter(xs, ys, s=sizes, marker=mark, color=colour, label=title)
+        listed = "; ".join(
+            f"alpha_fb {r.options.alpha_fb:g}: {y:.1f} at {x:.2f}" for x, y, r in points
+        )
+        words.append(f"{title}: {listed}.")
+    words += _landmarks(axes, study)
+    _label(axes, study)
+    title = "Thresholds: one curve for each alpha_rb, larger points have a larger alpha_fb"
+    return Chart(10, title, " ".join(words), _svg(plt, figure))
+
+
+def _oracle(plt: Any, study: Study) -> Chart | None:
+    """Figure 2: the share of positions that the large model writes, against quality."""
+    rows = study.of(Kind.ORACLE, Kind.SMALL)
+    points = sorted(
+        (row.number("fallback_rate") or 0.0, quality, row)
+        for row in rows
+        if (quality := row.quality(study.metric)) is not None
+    )
+    if not study.of(Kind.ORACLE) or len(points) < 2:
+        return None
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
+    axes.plot([100 * x for x, _, _ in points], [y for _, y, _ in points], "-o", color=COLOURS[0],
+              label="small model, its worst tokens replaced")  # fmt: skip
+    large = study.large.quality(study.metric) if study.large else None
+    if large is not None:
+        axes.axhline(large, color=INK, linestyle="--", linewidth=1, label="large alone")
+    _label(axes, study, "positions that the large model writes, %")
+    says = "; ".join(f"{100 * x:.0f} %: {y:.1f}" for x, y, _ in points)
+    return Chart(2, "How few tokens must be replaced", says, _svg(plt, figure))
+
+
+def _compared(study: Study) -> list[Row]:
+    """The large model, what table 1 names, and then the rest, each once."""
+    ours = (Kind.BILD, Kind.EARLY_EXIT)
+    named = [equal(study, lost, kinds=ours, small=None) for lost in (0.0, POINT)]
+    order = [study.large, *named, *study.of(Kind.EXACT, Kind.REJECTION, Kind.SMALL), *study.rows]
+    return list({id(row): row for row in order if row is not None}.values())
+
+
+def _costs(plt: Any, study: Study, bills: Mapping[tuple[str, str], Bill]) -> Chart | None:
+    """Figure 8: operations, bytes and intensity against the large model alone, and its prompt apart."""
+    base = bills.get(study.large.key) if study.large else None
+    rows = [row for row in _compared(study) if row.key in bills][:4]
+    if base is None or not base.texts or len(rows) < 2:
+        return None
+    parts: list[tuple[str, Callable[[Work], float]]] = [
+        ("operations", lambda work: work.flops),
+        ("bytes moved", lambda work: work.bytes),
+    ]
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
+    width, words = 0.8 / len(rows), []
+    many = len(study.smalls) > 1
+    looks = zip(rows, cycle(COLOURS), cycle(("", "//", "..", "xx", "\\\\")), strict=False)
+    for i, (row, colour, hatch) in enumerate(looks):
+        own = bills[row.key]
+        writing = [get(own.of_writing) / get(base.total) for _, get in parts]
+        prompt = [get(own.of_prompt) / get(base.total) for _, get in parts]
+        times = own.total.intensity / base.total.intensity
+        at = [x + (i - (len(rows) - 1) / 2) * width for x in range(3)]
+        axes.bar(at, [*writing, times], width * 0.92, color=colour, hatch=hatch, edgecolor="white",
+                 linewidth=0.5, label=", ".join(filter(None, (row.name, row.key[0] * many))))  # fmt: skip
+        axes.bar(at[:2], prompt, width * 0.92, bottom=writing, color="white", edgecolor=colour,
+                 linewidth=1, label="reading the prompt" if i == 0 else None)  # fmt: skip
+        sums = [a + b for a, b in zip(writing, prompt, strict=True)]
+        for x, y in zip(at, [*sums, times], strict=True):
+            axes.annotate(f"{y:.2f}", (x, y), ha="center", va="bottom", fontsize=7.5)
+        words.append(
+            f"{row.name}: operations {sums[0]:.2f} (prompt {prompt[0]:.2f}), bytes {sums[1]:.2f} "
+            f"(prompt {prompt[1]:.2f}), intensity {times:.2f}."
+        )
+    axes.set_xticks(range(3), [*(name for name, _ in parts), "operations a byte"])
+    axes.set_ylabel("relative to the large model alone")
+    axes.grid(visible=False, axis="x")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, fontsize=8)
+    return Chart(8, "Operations, bytes, intensity", " ".join(words), _svg(plt, figure))

@@ -1,0 +1,178 @@
+"""The whole report: for each study its tables, figures and texts, and what it lacks with the command for it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bild_dist.evaluation.costs.bill import Bill, bill_of
+from bild_dist.evaluation.costs.work import Meter
+from bild_dist.evaluation.report.charts import Chart, charts
+from bild_dist.evaluation.report.models import Models, models_of
+from bild_dist.evaluation.report.runs import Study, studies
+from bild_dist.evaluation.report.tables import Table, tables
+from bild_dist.evaluation.report.texts import Shown, shown
+from bild_dist.evaluation.run.record import Record
+from bild_dist.types import Role
+
+TEXTS: Final = 6
+"""Coloured texts of a study."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """Something that is left out, and what would fill it: a command, or a sentence."""
+
+    what: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """All about one study. `ran_on`: what it was measured on, by name."""
+
+    title: str
+    ran_on: Mapping[str, str]
+    tables: Sequence[Table]
+    charts: Sequence[Chart]
+    texts: Sequence[Shown]
+    lacks: Sequence[Lack]
+    notes: Sequence[str]
+
+
+def sections(
+    records: Sequence[Record], given: Mapping[Role, str], texts: int = TEXTS
+) -> list[Section]:
+    """The report of these runs. `given`: where the models are, by role.
+
+    Raises:
+        ConfigError: a model that was named cannot be used, or matplotlib is not installed.
+    """
+    return [section(study, given, texts) for study in studies(records)]
+
+
+def section(study: Study, given: Mapping[Role, str], texts: int) -> Section:
+    """One study. Raises as `sections`."""
+    models = models_of(study.rows[0].record, given)
+    bills = _bills(study, models, given)
+    drawn = charts(study, bills)
+    listed = tables(study, models.shapes)
+    told = shown(study, models, texts)
+    notes = [*models.complaints, *_failed(study)]
+    if any(chart.number == 8 for chart in drawn):
+        notes.append(
+            "Figure 8: the number of passes is exact; how many tokens they fed and where is worked out from "
+            "counts, an upper bound where guesses are thrown out unread."
+        )
+    if told and not told[0].spelled:
+        notes.append(
+            "Figure 9: without the models' tokenizer each token is a letter: name it with --large."
+        )
+    return Section(
+        study.title, _ran_on(study), listed, drawn, told, _lacks(study, listed, drawn, told), notes
+    )
+
+
+def _bills(study: Study, models: Models, given: Mapping[Role, str]) -> dict[tuple[str, str], Bill]:
+    """What rows cost, by their key, as far as shapes and prompts are known."""
+    first = study.rows[0].small
+    found, known = {}, {first: models}
+    for row in study.rows:
+        if row.small not in known:
+            # Who names a small model means the first one.
+            others: dict[Role, str] = {
+                role: name for role, name in given.items() if role is not Role.SMALL
+            }
+            known[row.small] = models_of(row.record, others)
+        own = known[row.small]
+        if not own.shapes:
+            continue
+        said = row.record.models
+        meters = {
+            role: Meter.of(shape, str(said.get(role.value, {}).get("dtype", "float32")))
+            for role, shape in own.shapes.items()
+        }
+        bill = bill_of(row.part, meters, own.lengths(row.record))
+        if bill.texts:
+            found[row.key] = bill
+    return found
+
+
+def _ran_on(study: Study) -> dict[str, str]:
+    """What the first run says of itself, and whether others say something else."""
+    named = (
+        "cpu",
+        "threads_small",
+        "threads_large",
+        "dtype",
+        "torch",
+        "transformers",
+        "commit",
+        "date",
+    )
+    found: dict[str, Any] = {}
+    for name in named:
+        values = {str(row.record.environment.get(name)) for row in study.rows}
+        values -= {"None"}
+        if values:
+            several = f" and {len(values) - 1} more" if len(values) > 1 else ""
+            found[name.replace("_", " ")] = min(values) + several
+    return found
+
+
+def _failed(study: Study) -> list[str]:
+    return [
+        f"{row.name}: {len(row.part.failed)} texts failed and are in no figure."
+        for row in study.rows
+        if row.part.failed
+    ]
+
+
+def _lacks(
+    study: Study, listed: Sequence[Table], drawn: Sequence[Chart], told: Sequence[Shown]
+) -> list[Lack]:
+    have = {table.number for table in listed}
+    figures = {chart.number for chart in drawn}
+    base = f"bild eval --task {shlex.quote(study.task)} --split {study.split} --small S --large L"
+    many = "bild eval with --alpha-fb .5 .. .9 and --alpha-rb 1 .. 10, a record each"
+    found = [
+        (1, "Table 1, quality and speed", f"{base} --alpha-fb 0.6 --alpha-rb 2 --out FILE.json"),
+        (2, "Table 2, the models", "bild report ... --small S --large L"),
+        (
+            3,
+            "Table 3, speculative sampling",
+            f"{base} with speculative sampling by rejection, --name 'rejection N'",
+        ),
+        (4, "Table 4, rates", f"{base} --alpha-fb 0.6 --alpha-rb 2 --out FILE.json"),
+        (5, "Table 5, nucleus sampling", f"{base} --temperature 1 --top-p 0.8 --out FILE.json"),
+    ]
+    # Table 5 stands where table 1 would, for studies of texts that were drawn.
+    unfit = 1 if study.drawn else 5
+    lacks = [
+        Lack(what, how) for number, what, how in found if number not in have and number != unfit
+    ]
+    if not study.drawn:
+        lacks += [Lack(what, how) for number, what, how in found if number == unfit]
+    charted = [
+        (2, "Figure 2, the oracle", "a record whose setting's name begins with oracle"),
+        (4, "Figure 4, quality against latency", many),
+        (
+            5,
+            "Figure 5, ablation",
+            f"{base} --alpha-rb inf --out A.json; {base} --alpha-fb 0 --window 5 --out B.json",
+        ),
+        (
+            6,
+            "Figure 6, early exit",
+            base.replace("--small S", "--small L --exit-layer K") + " --out FILE.json",
+        ),
+        (7, "Figure 7, CALM", "a record whose setting's name begins with calm"),
+        (8, "Figure 8, costs", "bild report ... --small S --large L, where the task can be read"),
+        (10, "Figure 10, thresholds", many),
+    ]
+    lacks += [Lack(what, how) for number, what, how in charted if number not in figures]
+    if not told:
+        lacks.append(Lack("Figure 9, texts", f"{base} --mode bild --out FILE.json"))
+    return lacks

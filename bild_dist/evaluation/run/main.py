@@ -1,0 +1,290 @@
+"""`bild eval`: quality and latency of one setting on one task, normalised by the large model alone, which
+is measured in the same run.
+
+The two take turns in blocks of items, so that a machine that warms up or slows down favours neither.
+Finished texts are kept in a file beside the record: interrupted, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.console import Console
+
+from bild_dist import log
+from bild_dist.clock import now_ns
+from bild_dist.config import WorkerConfig
+from bild_dist.errors import BildError, ConfigError, InvalidRequest, LocalProtocolError
+from bild_dist.evaluation.align.progress import Bar
+from bild_dist.evaluation.bench import usage
+from bild_dist.evaluation.metrics import reading, registry
+from bild_dist.evaluation.run import sheet
+from bild_dist.evaluation.run.figures import Judge, Written, merged, repeats
+from bild_dist.evaluation.run.options import Plan, planned, taught_prefixes
+from bild_dist.evaluation.run.partial import Partial
+from bild_dist.evaluation.run.record import Failure, Part, Record, Setting, TextRecord
+from bild_dist.evaluation.run.running import Outcome, opened, steps, warm_up, worded, write
+from bild_dist.evaluation.tasks.base import Item, Wording, wording
+from bild_dist.messages import Info
+from bild_dist.model import hub
+from bild_dist.orchestrator.decoder import Decoder
+from bild_dist.orchestrator.pairing import schedule_for
+from bild_dist.orchestrator.prompt import prepare
+from bild_dist.types import Mode, Role
+
+if TYPE_CHECKING:
+    from bild_dist.orchestrator.cli import InProcess
+
+_SETTING: Final = "setting"
+_LARGE: Final = "large alone"
+"""The two parts of a run."""
+_PASSING: Final = frozenset(("generation", "pid", "slots", "rules"))
+"""Of a worker's Info, what may be another when a run goes on."""
+
+
+def main(argv: Sequence[str], inproc: InProcess) -> int:
+    """Exit code: 0 every text was written, 1 some failed or a worker did, 2 bad usage or configuration,
+    130 interrupted.
+    """
+    # Whoever ends it by `kill` wants to go on as well.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        log.configure()
+        return Eval(planned(argv), shlex.join(["bild", "eval", *argv]), inproc).run()
+    except BildError as error:
+        print(f"bild eval: {error}", file=sys.stderr)  # noqa: T201
+        return 2 if isinstance(error, ConfigError | InvalidRequest) else 1
+    except KeyboardInterrupt:
+        print("bild eval: interrupted; the same command goes on", file=sys.stderr)  # noqa: T201
+        return 130
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What came of the texts: by part its setting, and for each round the outcomes by item."""
+
+    settings: Mapping[str, Setting]
+    rounds: Mapping[str, Sequence[Mapping[str, Outcome]]]
+
+    def texts(self, part: str) -> list[dict[str, TextRecord]]:
+        """The texts of each round."""
+        return [
+            {name: found for name, found in ran.items() if isinstance(found, TextRecord)}
+            for ran in self.rounds[part]
+        ]
+
+    def failed(self, part: str) -> tuple[Failure, ...]:
+        """Each item that failed, once."""
+        found: dict[str, Failure] = {}
+        for ran in self.rounds[part]:
+            for name, outcome in ran.items():
+                if isinstance(outcome, Failure):
+                    found.setdefault(name, outcome)
+        return tuple(found.values())
+
+
+class Eval:
+    """One run. Owns what is known of it until the record is written.
+
+    Raises:
+        ConfigError: the task, a metric or a file cannot be used.
+    """
+
+    def __init__(self, plan: Plan, command: str, inproc: InProcess) -> None:
+        self._plan = plan
+        self._command = command
+        self._inproc = inproc
+        self._err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self._items = plan.task.items(plan.split, plan.count)
+        self._metrics = registry.chosen(plan.metrics, self._items, plan.task.metric)
+        self._reads = any(metric.name == "perplexity" for metric in self._metrics)
+        if self._reads and plan.addresses:
+            raise ConfigError(
+                "perplexity reads with the large model itself: name it with --large instead of joining a "
+                "running worker, or leave out --metric perplexity"
+            )
+        if self._reads:
+            reading.refuse_toy(plan.config.large)
+        self._infos: dict[Role, Info] = {}
+        self._prompts: dict[str, tuple[int, ...]] = {}
+        """Ids of what was asked, by item: what the large model reads in front of a text."""
+        self._forced: int | None = None
+        """The id that begins every text, where there is one."""
+
+    def run(self) -> int:
+        """Exit code as `main`."""
+        measured, partial = asyncio.run(self._measure())
+        written = {}
+        for part in measured.settings:
+            texts = merged(measured.texts(part))
+            written[part] = Written(texts, self._nats(texts))
+        judge = Judge(self._items, self._metrics, written[_LARGE])
+        parts = {}
+        for part, setting in measured.settings.items():
+            figures = judge.figures(written[part])
+            if self._plan.rounds > 1:
+                figures["repeats"] = repeats(measured.texts(part))
+            there = written[part].texts
+            kept = tuple(there[item.id] for item in self._items if item.id in there)
+            parts[part] = Part(
+                setting=setting, texts=kept, failed=measured.failed(part), figures=figures
+            )
+        record = Record(
+            task=self._plan.task.name,
+            split=self._plan.split,
+            part=parts.get(_SETTING, parts[_LARGE]),
+            large=parts[_LARGE] if _SETTING in parts else None,
+            models={role.value: asdict(info) for role, info in self._infos.items()},
+            environment=self._environment(),
+        )
+        record.write(self._plan.out)
+        partial.remove()
+        sheet.show(record)
+        self._err.print(f"written to {self._plan.out}")
+        return 1 if any(part.failed for part in parts.values()) else 0
+
+    async def _measure(self) -> tuple[Measured, Partial]:
+        plan, status = self._plan, self._err.status("starting the workers")
+        with status:
+            async with opened(plan.config, plan.addresses, self._inproc) as decoder:
+                status.stop()
+                return await self._write(decoder)
+
+    async def _write(self, decoder: Decoder) -> tuple[Measured, Partial]:
+        """All texts that are not there yet."""
+        plan = self._plan
+        self._infos = {role: client.info for role, client in decoder.workers.items()}
+        settings = self._settings()
+        items = worded(self._items, self._wording())
+        todo = list(steps(items, list(settings), plan.rounds))
+        with Partial(plan.out, self._identity(settings, items)) as partial:
+            done = sum(step in partial for step in todo)
+            if done:
+                self._err.print(f"goes on after {done} of {len(todo)} texts")
+            if done < len(todo):
+                await warm_up(decoder, items, [setting.options for setting in settings.values()])
+            begun, tokens = now_ns(), 0
+            with Bar(f"{plan.task.name}, {plan.split}", len(todo), done) as bar:
+                for step in todo:
+                    if step in partial:
+                        continue
+                    outcome = await write(decoder, step.item, settings[step.part].options)
+                    partial.add(step, outcome)
+                    done += 1
+                    tokens += len(outcome.tokens) if isinstance(outcome, TextRecord) else 0
+                    bar.at(done, f"{tokens / (now_ns() - begun) * 1e9:,.0f} tokens/s")
+            if self._reads:
+                await self._remember(decoder, items, partial)
+            rounds = {
+                part: [partial.outcomes(part, number) for number in range(plan.rounds)]
+                for part in settings
+            }
+        return Measured(settings, rounds), partial
+
+    def _settings(self) -> dict[str, Setting]:
+        """What is asked for, and the large model alone: with the same lengths, stop texts and draws."""
+        asked = self._plan.config.generate
+        if asked.schedule is None:
+            small, large = self._infos[Role.SMALL], self._infos[Role.LARGE]
+            asked = replace(asked, schedule=schedule_for(small, large))
+        setting = Setting.of(asked)
+        if self._plan.name:
+            setting = Setting(self._plan.name, asked)
+        if asked.mode is Mode.LARGE:
+            return {_LARGE: setting}
+        return {_SETTING: setting, _LARGE: Setting.of(replace(asked, mode=Mode.LARGE))}
+
+    def _wording(self) -> Wording:
+        plan = self._plan
+        decoder_only = self._infos[Role.LARGE].kind == "decoder"
+        # Of a worker that runs already, only its owner knows where its files are.
+        looked = not decoder_only and plan.prefix is None and not plan.addresses
+        return wording(
+            plan.task,
+            decoder_only=decoder_only,
+            prefixed=looked and taught_prefixes(plan.config.large.model),
+            prefix=plan.prefix,
+            template=plan.template,
+        )
+
+    def _identity(self, settings: Mapping[str, Setting], items: Sequence[Item]) -> dict[str, Any]:
+        """What makes two runs the same: models, texts, settings, and what decides their speed."""
+        plan = self._plan
+        asked = sha256(json.dumps([(item.id, item.prompt) for item in items]).encode())
+        return {
+            "task": plan.task.name,
+            "split": plan.split,
+            "items": f"{len(items)} ({asked.hexdigest()[:16]})",
+            "rounds": plan.rounds,
+            "transport": plan.config.orchestrator.transport,
+            **{name: setting.as_dict() for name, setting in settings.items()},
+            **{role.value: self._model(role) for role in Role},
+        }
+
+    def _model(self, role: Role) -> dict[str, Any]:
+        info = asdict(self._infos[role])
+        config: WorkerConfig = getattr(self._plan.config, role.value)
+        if not (self._plan.addresses or config.model.startswith("toy:")):
+            info["weights"] = _weights(hub.folder_for(config))
+            info["ignored"] = list(config.ignore_generation)
+        return {name: value for name, value in info.items() if name not in _PASSING}
+
+    async def _remember(self, decoder: Decoder, items: Sequence[Item], partial: Partial) -> None:
+        """Keeps what each text was asked by, as the models read it, for reading it again."""
+        if decoder.text is None:
+            raise LocalProtocolError("the decoder has not been entered")
+        options = self._plan.config.generate
+        there = {key[2] for key, found in partial.found.items() if isinstance(found, TextRecord)}
+        for item in items:
+            if item.id in there:
+                work = await prepare(item.prompt, options, decoder.workers, decoder.text)
+                self._prompts[item.id] = work.source or work.ids
+                self._forced = work.rules.forced_begin
+
+    def _nats(self, texts: Mapping[str, TextRecord]) -> dict[str, float]:
+        if not self._reads:
+            return {}
+        asked = [reading.Reading(self._prompts[name], text.tokens) for name, text in texts.items()]
+        with self._err.status("the large model reads"):
+            found = reading.nats(self._plan.config.large, asked, self._forced)
+        return dict(zip(texts, found, strict=True))
+
+    def _environment(self) -> dict[str, Any]:
+        versions, small, large = usage.versions(), self._infos[Role.SMALL], self._infos[Role.LARGE]
+        hardware = usage.hardware()
+        return {
+            **versions,
+            "cpu": hardware["processor"],
+            "hardware": hardware,
+            "threads_small": small.threads,
+            "threads_large": large.threads,
+            "dtype": large.dtype,
+            "transport": self._plan.config.orchestrator.transport,
+            "rounds": self._plan.rounds,
+            "commit": usage.commit(),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": self._command,
+        }
+
+
+def _weights(folder: Path) -> str:
+    """A name for what a model's folder holds: another one as soon as it is trained again."""
+    # It stands beside code that needs transformers.
+    from bild_dist.model.gguf import fingerprint
+
+    digest = sha256()
+    for file in sorted(folder.glob("*.json")):
+        digest.update(file.name.encode() + file.read_bytes())
+    for file in sorted(folder.glob("*.safetensors")):
+        digest.update(fingerprint(file).encode())
+    return digest.hexdigest()[:16]

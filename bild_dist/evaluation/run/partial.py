@@ -1,0 +1,114 @@
+"""What an interrupted run has written so far, so that the same command goes on from there.
+
+Lines of JSON: the first says what the run is, each further one is a text or why there is none. They
+are flushed one by one; a last line that was cut off in the middle is thrown away.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Self, TypeAlias
+
+from bild_dist.errors import ConfigError
+from bild_dist.evaluation.run.record import FORMAT, Failure, TextRecord, plain, revived
+from bild_dist.evaluation.run.running import Outcome, Step
+
+SUFFIX: Final = ".partial.jsonl"
+Key: TypeAlias = tuple[str, int, str]
+"""Part, round and id of an item."""
+
+
+class Partial:
+    """The finished texts of a run, in a file beside its record. Owner of that file while it is open.
+
+    `identity` says by name what the run is: a file of another one is refused.
+
+    Raises:
+        ConfigError: the file cannot be read or written, or is of another run; names what differs.
+    """
+
+    def __init__(self, out: Path, identity: Mapping[str, Any]) -> None:
+        self.path = out.with_name(out.name + SUFFIX)
+        self.found: dict[Key, Outcome] = {}
+        self._identity = json.loads(json.dumps(plain(identity)))
+        lines = self._read()
+        try:
+            if not lines:
+                head = {"format": FORMAT, "identity": self._identity}
+                self.path.write_text(json.dumps(head, ensure_ascii=False) + "\n", encoding="utf-8")
+            self._file = self.path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise self._refused(error) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+    def __contains__(self, step: Step) -> bool:
+        return (step.part, step.round, step.item.id) in self.found
+
+    def add(self, step: Step, outcome: Outcome) -> None:
+        """Raises ConfigError if it cannot be written."""
+        self.found[step.part, step.round, step.item.id] = outcome
+        said = dataclasses.asdict(outcome) if isinstance(outcome, TextRecord) else outcome.as_dict()
+        line = json.dumps(
+            plain({"part": step.part, "round": step.round, **said}), ensure_ascii=False
+        )
+        try:
+            self._file.write(line + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise self._refused(error) from None
+
+    def outcomes(self, part: str, round: int) -> dict[str, Outcome]:
+        """By the ids of the items."""
+        return {key[2]: outcome for key, outcome in self.found.items() if key[:2] == (part, round)}
+
+    def remove(self) -> None:
+        """The record is written: there is nothing to go on with."""
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+    def _read(self) -> list[Any]:
+        """The objects of the file, empty where there is none; cuts off a last line without its end."""
+        try:
+            if not self.path.exists():
+                return []
+            text = self.path.read_text(encoding="utf-8", errors="replace")
+            whole = text[: text.rfind("\n") + 1]
+            if whole != text:
+                self.path.write_text(whole, encoding="utf-8")
+        except OSError as error:
+            raise self._refused(error) from None
+        try:
+            lines = [revived(json.loads(line)) for line in whole.split("\n") if line]
+            if lines:
+                self._compare(lines[0]["identity"])
+            for line in lines[1:]:
+                part, number = line.pop("part"), line.pop("round")
+                kind = Failure if "error" in line else TextRecord
+                self.found[part, number, line["id"]] = kind.from_dict(line)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{self.path} is not what an interrupted run leaves ({error}): remove it to begin again"
+            ) from None
+        return lines
+
+    def _compare(self, other: Mapping[str, Any]) -> None:
+        ours = revived(self._identity)
+        for name in {**ours, **other}:
+            if ours.get(name) != other.get(name):
+                raise ConfigError(
+                    f"{self.path} is of another run: its {name} is {other.get(name)!r}, not {ours.get(name)!r}. "
+                    "Give the same command again to go on with it, name another --out, or remove the file"
+                )
+
+    def _refused(self, error: OSError) -> ConfigError:
+        return ConfigError(
+            f"{self.path} cannot be used ({error.strerror or error}): name another --out, or make room"
+        )

@@ -1,0 +1,1 @@
+"""`bild sweep`: many settings of one pair on one task, predicted from one recording and then written."""

@@ -1,0 +1,132 @@
+"""`bild sweep`: records a pair on a task, predicts a grid of settings, writes and judges it, draws it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bild_dist import log
+from bild_dist.errors import BildError, ConfigError, InvalidRequest
+from bild_dist.evaluation.bench import usage
+from bild_dist.evaluation.sweep import plot
+from bild_dist.evaluation.sweep.grid import front
+from bild_dist.evaluation.sweep.journal import Journal
+from bild_dist.evaluation.sweep.options import asked, planned
+from bild_dist.evaluation.sweep.running import Stages, Sweep
+from bild_dist.evaluation.sweep.study import Point, Study
+
+if TYPE_CHECKING:
+    from bild_dist.orchestrator.cli import InProcess
+
+
+def main(argv: Sequence[str], inproc: InProcess) -> int:
+    """Exit code: 0 done, 1 some items could not be written, or a worker failed, 2 bad usage or
+    configuration, 130 interrupted.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        log.configure()
+        found, _ = asked(argv)
+        study = swept(planned(found), found.out, shlex.join(["bild", "sweep", *argv]), inproc)
+        show(study)
+        if found.plot is not None:
+            for path in plot.draw(study, found.plot):
+                Console(stderr=True).print(f"drawn: {path}", highlight=False)
+        return 1 if study.failed else 0
+    except BildError as error:
+        print(f"bild sweep: {error}", file=sys.stderr)  # noqa: T201
+        return 2 if isinstance(error, ConfigError | InvalidRequest) else 1
+    except KeyboardInterrupt:
+        print("bild sweep: interrupted; the same command goes on", file=sys.stderr)  # noqa: T201
+        return 130
+
+
+def swept(sweep: Sweep, out: Path, command: str, inproc: InProcess) -> Study:
+    """Carries out a sweep, or what is left of it, and writes its file.
+
+    Raises:
+        BildError: a worker failed, or a file cannot be read or written.
+    """
+    journal = Journal.beside(out, identity(sweep))
+    study = asyncio.run(Stages(sweep, journal, environment(command), inproc).run())
+    study.write(out)
+    journal.close()
+    return study
+
+
+def identity(sweep: Sweep) -> dict[str, Any]:
+    """What the pieces of a sweep depend on."""
+
+    def plain(value: Any) -> Any:
+        return {k: v for k, v in dataclasses.asdict(value).items() if k != "listen"}
+
+    return {
+        "task": sweep.task, "split": sweep.split, "items": [item.prompt for item in sweep.items],
+        "small": plain(sweep.config.small), "large": plain(sweep.config.large),
+        "orchestrator": plain(sweep.config.orchestrator),
+        "middle": {k: str(v) for k, v in dataclasses.asdict(sweep.grid.middle).items()},
+        "measured": [s.name for s in sweep.grid.settings()] if sweep.measure else [],
+    }  # fmt: skip
+
+
+def environment(command: str) -> dict[str, Any]:
+    """What a run ran on."""
+    return {
+        "command": command, "commit": usage.commit(), **usage.versions(), **usage.hardware(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+
+
+def show(study: Study) -> None:
+    """The front and what the predictions are worth, for people."""
+    out = Console(highlight=False, markup=False, emoji=False)
+    judged = [point for point in study.points if study.metric in point.figures]
+
+    def quality(point: Point) -> float:
+        return float(point.figures[study.metric]["value"])
+
+    best = front(judged, quality=quality, latency=lambda p: p.latency_ms)
+    table = Table(
+        title=f"{study.task}, {study.split}: the front of {len(judged)} settings", box=None
+    )
+    for column in (
+        "setting",
+        study.metric,
+        "95 %",
+        "latency / large",
+        "large passes / token",
+        "off",
+    ):
+        table.add_column(column, justify="left" if column == "setting" else "right")
+    own = study.large.figures[study.metric]
+    for point in best:
+        figure = point.figures[study.metric]
+        table.add_row(
+            point.setting.name, f"{figure['value']:.2f}",
+            f"{figure['low']:.2f} to {figure['high']:.2f}",
+            f"{point.latency_ms / study.large_ms:.2f}", f"{point.run_passes or 0:.3f}",
+            f"{point.gap or 0:+.1%}",
+        )  # fmt: skip
+    table.add_row("large", f"{own['value']:.2f}", f"{own['low']:.2f} to {own['high']:.2f}",
+                  "1.00", "1.000", "")  # fmt: skip
+    out.print(table)
+    for kind, found in study.difference.items():
+        out.print(
+            f"Predicted from the {kind} text, large passes a token lie within 10 % for "
+            f"{found['within_10_percent']:.0%} of {found['settings']} settings (median {found['median']:.1%}, "
+            f"most {found['most']:.1%})."
+        )
+    spent = ", ".join(f"{stage} {ns / 1e9:.1f} s" for stage, ns in study.spent_ns.items())
+    out.print(f"Time: {spent}.")
+    for failure in study.failed:
+        out.print(f"{failure.id}: {failure.type}: {failure.message}")

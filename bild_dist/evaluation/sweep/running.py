@@ -1,0 +1,352 @@
+"""The stages of a sweep: record, read, predict, write, measure, judge. Each leaves what it made in
+the journal, so that an interrupted sweep goes on where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from bild_dist.clock import now_ns
+from bild_dist.config import Config
+from bild_dist.errors import ConfigError
+from bild_dist.evaluation.align.progress import Bar
+from bild_dist.evaluation.metrics.base import Metric, Resamples
+from bild_dist.evaluation.run import running
+from bild_dist.evaluation.run.record import Failure, Part, Setting, TextRecord
+from bild_dist.evaluation.sweep import timing
+from bild_dist.evaluation.sweep.grid import Grid, Rule, front, rule
+from bild_dist.evaluation.sweep.journal import Journal
+from bild_dist.evaluation.sweep.memory import Memory
+from bild_dist.evaluation.sweep.pair import Pair, remembered
+from bild_dist.evaluation.sweep.reading import Reading, read
+from bild_dist.evaluation.sweep.replay import Marks, Played, changed, replay
+from bild_dist.evaluation.sweep.study import Point, Study, counted
+from bild_dist.evaluation.tasks.base import Item
+from bild_dist.orchestrator.decoder import Decoder
+from bild_dist.orchestrator.prompt import prepare
+from bild_dist.simulator import Costs
+from bild_dist.types import Mode, Options, Schedule
+
+if TYPE_CHECKING:
+    from bild_dist.orchestrator.cli import InProcess
+
+NEAR: Final = 0.1
+"""Settings that would be on the predicted front if they were faster by this share count as near."""
+RECORDED: Final = ("middle", "large")
+"""Texts that are read, and that predictions can be made from."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """What to do. `items`: with the task's wording around their prompts. `only_front`: write and measure
+    only settings near the predicted front.
+    """
+
+    config: Config
+    grid: Grid
+    task: str
+    split: str
+    items: tuple[Item, ...]
+    metrics: tuple[Metric, ...]
+    main: str
+    recorded: str = "middle"
+    only_front: bool = False
+    measure: bool = False
+
+
+class Stages:
+    """Carries out a sweep. Owns what was found so far."""
+
+    def __init__(
+        self, sweep: Sweep, journal: Journal, environment: Mapping[str, Any], inproc: InProcess
+    ) -> None:
+        self._sweep = sweep
+        self._inproc = inproc
+        self._journal = journal
+        self._environment = environment
+        self._spent: dict[str, int] = defaultdict(int)
+        self._items: tuple[Item, ...] = ()
+        self._timed: dict[str, tuple[TextRecord, ...]] = {}
+        self._readings: dict[str, tuple[Reading, ...]] = {}
+        self._played: dict[str, tuple[Played, ...]] = {}
+        self._opening_ns = 0
+        self._costs: Costs
+
+    async def run(self) -> Study:
+        """All stages.
+
+        Raises:
+            BildError: a worker failed, or nothing could be written.
+        """
+        sweep, journal = self._sweep, self._journal
+        with Bar("recorded run", len(sweep.items)) as bar:
+            started_ns = now_ns()
+            opening = running.opened(sweep.config, {}, self._inproc)
+            models = await timing.record(opening, sweep.grid, sweep.items, journal, bar.at)
+            self._spent["record"] += now_ns() - started_ns
+        failed = self._take()
+        self._costs = Costs(**journal["costs"])
+        async with remembered(sweep.config, Memory()) as pair:
+            await self._read(pair)
+            settings = sweep.grid.settings()
+            points = self._predicted(settings)
+            wanted = self._wanted(points)
+            texts, played = await self._write(pair, [p.setting for p in wanted])
+        walls: Mapping[str, Sequence[Played]] = {}
+        if sweep.measure:
+            walls = await self._measured([point.setting for point in wanted])
+        names = {point.setting.name for point in wanted}
+        finished = [
+            self._finished(point, texts, played, walls) if point.setting.name in names else point
+            for point in points
+        ]
+        study = Study(
+            task=sweep.task, split=sweep.split, metric=sweep.main, items=self._items,
+            large=self._part("large"), small=self._part("small"), middle=self._part("middle"),
+            readings=self._readings, recorded=sweep.recorded, failed=tuple(failed),
+            costs=dataclasses.asdict(self._costs) | {"opening_ns": self._opening_ns},
+            models=models, environment=self._environment, spent_ns=dict(self._spent),
+        )  # fmt: skip
+        return self._judged(study, finished)
+
+    def _take(self) -> list[Failure]:
+        """What the recorded run left. An item without its three texts is left out everywhere."""
+        found = {item.id: self._journal[f"timed {item.id}"] for item in self._sweep.items}
+        failed = [Failure.from_dict(f["failed"]) for f in found.values() if "failed" in f]
+        kept = [item for item in self._sweep.items if "failed" not in found[item.id]]
+        kept = [item for item in kept if all(found[item.id][k]["tokens"] for k in timing.KINDS)]
+        if not kept:
+            why = f": {failed[0].message}" if failed else ""
+            raise ConfigError(f"no text of {self._sweep.task} could be written{why}")
+        self._items = tuple(kept)
+        self._timed = {
+            kind: tuple(TextRecord.from_dict(found[item.id][kind]) for item in kept)
+            for kind in timing.KINDS
+        }
+        return failed
+
+    async def _read(self, pair: Pair) -> None:
+        """Both models read the recorded texts."""
+        started_ns = now_ns()
+        found: dict[str, list[Reading]] = {kind: [] for kind in RECORDED}
+        with Bar("reading", len(self._items)) as bar:
+            for number, item in enumerate(self._items):
+                if f"read {item.id}" not in self._journal:
+                    texts = {kind: self._timed[kind][number].tokens for kind in RECORDED}
+                    said = {
+                        kind: (await self._reading(pair, item, tokens)).as_dict()
+                        for kind, tokens in texts.items()
+                    }
+                    self._journal.put(f"read {item.id}", said)
+                    pair.memory.forget()
+                for kind in RECORDED:
+                    found[kind].append(Reading.from_dict(self._journal[f"read {item.id}"][kind]))
+                bar.at(number + 1)
+        self._readings = {kind: tuple(read) for kind, read in found.items()}
+        self._spent["read"] += now_ns() - started_ns
+
+    async def _reading(self, pair: Pair, item: Item, tokens: Sequence[int]) -> Reading:
+        decoder, options = pair.decoder, self._sweep.grid.middle
+        if decoder.text is None:
+            raise ConfigError("the decoder has not been entered")
+        work = await prepare(item.prompt, options, decoder.workers, decoder.text)
+        # No text is under way, so the models are free.
+        return await asyncio.to_thread(read, item.id, work, tokens, pair.models)
+
+    def _predicted(self, settings: Sequence[Setting]) -> list[Point]:
+        """The replay of the whole grid."""
+        started_ns = now_ns()
+        marks = {kind: [Marks.of(r) for r in read] for kind, read in self._readings.items()}
+        own = replay(marks["middle"], self._sweep.grid.middle, self._costs)
+        gaps = [
+            text.wall_ns - played.wall_ns
+            for text, played in zip(self._timed["middle"], own, strict=True)
+        ]
+        # Encoding, prefill and the orchestrator: what the virtual clock leaves out. The median, since
+        # one text that another program held up says nothing about the others.
+        self._opening_ns = max(0, round(float(np.median(gaps))))
+        points = []
+        with Bar("replay", len(settings)) as bar:
+            for number, setting in enumerate(settings, start=1):
+                texts = marks[self._sweep.recorded]
+                points.append(Point(setting=setting, played=self._timed_by(texts, setting.options)))
+                bar.at(number)
+        self._spent["replay"] += now_ns() - started_ns
+        return points
+
+    def _timed_by(self, texts: Sequence[Marks], options: Options) -> tuple[Played, ...]:
+        """A replay with the time that every text takes besides."""
+        if options.mode in (Mode.LARGE, Mode.SMALL):
+            return tuple(counted(text) for text in self._timed[options.mode.value])
+        found = replay(texts, options, self._costs)
+        return tuple(p._replace(wall_ns=p.wall_ns + self._opening_ns) for p in found)
+
+    def _wanted(self, points: Sequence[Point]) -> list[Point]:
+        """Which settings are written: all, or those that may be on the front."""
+        if not self._sweep.only_front:
+            return list(points)
+        marks = [Marks.of(reading) for reading in self._readings[self._sweep.recorded]]
+
+        def quality(point: Point) -> float:
+            options = point.setting.options
+            if options.mode is not Mode.BILD:
+                return -np.inf if options.mode is Mode.SMALL else 0.0
+            return -float(sum(changed(text, options) for text in marks))
+
+        return front(points, quality=quality, latency=lambda p: p.latency_ms, slack=NEAR)
+
+    async def _write(
+        self, pair: Pair, settings: Sequence[Setting]
+    ) -> tuple[dict[Rule, list[TextRecord]], dict[str, list[Played]]]:
+        """The texts of some settings, item by item, so that one item's rows are all there is to
+        remember; and the passes of each setting over its own text.
+        """
+        started_ns = now_ns()
+        rules = {rule(setting.options): setting.options for setting in settings}
+        # The passes of schedules that look at the clock are not those of a text over the memory.
+        timed = {
+            rule(s.options) for s in settings if not (self._sweep.measure or _counts(s.options))
+        }
+        texts: dict[Rule, list[TextRecord]] = {key: [] for key in rules}
+        readings: dict[Rule, list[Marks]] = {key: [] for key in rules}
+        with Bar("writing", len(self._items)) as bar:
+            for number, item in enumerate(self._items):
+                key = f"written {item.id} "
+                for each, options in rules.items():
+                    name = key + "/".join(map(str, each))
+                    if name not in self._journal:
+                        said = await self._one(pair, item, number, options, read=each in timed)
+                        self._journal.put(name, said)
+                    found = self._journal[name]
+                    texts[each].append(TextRecord.from_dict(found["text"]))
+                    if found["reading"] is not None:
+                        readings[each].append(Marks.of(Reading.from_dict(found["reading"])))
+                pair.memory.forget()
+                bar.at(number + 1)
+        self._spent["write"] += now_ns() - started_ns
+        played = {setting.name: self._own(setting.options, texts, readings) for setting in settings}
+        return texts, played
+
+    async def _one(
+        self, pair: Pair, item: Item, number: int, options: Options, *, read: bool
+    ) -> dict[str, Any]:
+        """One text of a setting over the memory, and what both models say of it if asked for."""
+        if options.mode in (Mode.LARGE, Mode.EXACT, Mode.SMALL):
+            kind = "small" if options.mode is Mode.SMALL else "large"
+            text = self._timed[kind][number]
+        else:
+            paper = options.merged({"schedule": Schedule.PAPER})
+            text = await timing.write(pair.decoder, item, paper)
+        reading = (await self._reading(pair, item, text.tokens)).as_dict() if read else None
+        return {"text": dataclasses.asdict(text), "reading": reading}
+
+    def _own(
+        self, options: Options, texts: Mapping[Rule, Sequence[TextRecord]],
+        readings: Mapping[Rule, Sequence[Marks]],
+    ) -> list[Played]:  # fmt: skip
+        """Passes of a setting over the texts that it really wrote."""
+        if _counts(options) or self._sweep.measure:
+            return [counted(text) for text in texts[rule(options)]]
+        return list(self._timed_by(readings[rule(options)], options))
+
+    async def _measured(self, settings: Sequence[Setting]) -> dict[str, list[Played]]:
+        """The settings in worker processes, item by item."""
+        started_ns, found = now_ns(), defaultdict(list)
+        options = [setting.options for setting in settings]
+        left = any(f"measured {item.id}" not in self._journal for item in self._items)
+        if left:
+            opening = running.opened(self._sweep.config, {}, self._inproc)
+            with Bar("measuring", len(self._items)) as bar:
+                async with opening as decoder:
+                    await running.warm_up(decoder, self._items[:1], options)
+                    for number, item in enumerate(self._items, start=1):
+                        if f"measured {item.id}" not in self._journal:
+                            ran = await self._all(decoder, item, settings)
+                            self._journal.put(f"measured {item.id}", ran)
+                        bar.at(number)
+        for item in self._items:
+            for name, ran in self._journal[f"measured {item.id}"].items():
+                found[name].append(Played(*ran))
+        self._spent["measure"] += now_ns() - started_ns
+        return dict(found)
+
+    @staticmethod
+    async def _all(
+        decoder: Decoder, item: Item, settings: Sequence[Setting]
+    ) -> dict[str, list[int]]:
+        """One item under every setting."""
+        return {
+            setting.name: list(counted(await timing.write(decoder, item, setting.options)))
+            for setting in settings
+        }
+
+    def _finished(
+        self, point: Point, texts: Mapping[Rule, Sequence[TextRecord]],
+        played: Mapping[str, Sequence[Played]], walls: Mapping[str, Sequence[Played]],
+    ) -> Point:  # fmt: skip
+        name, options = point.setting.name, point.setting.options
+        source = "measured" if name in walls else "counted" if _counts(options) else "own text"
+        return dataclasses.replace(
+            point, texts=tuple(texts[rule(options)]), ran=tuple(walls.get(name, played[name])),
+            source=source,
+        )  # fmt: skip
+
+    def _part(self, kind: str) -> Part:
+        options = timing.of_kind(self._sweep.grid, kind)
+        return Part(setting=Setting.of(options), texts=self._timed[kind])
+
+    def _judged(self, study: Study, points: Sequence[Point]) -> Study:
+        """Figures of everything that has texts, and how far the predictions were off."""
+        resamples = Resamples(len(self._items))
+
+        def figures(texts: Sequence[TextRecord]) -> dict[str, Any]:
+            found = {}
+            for metric in self._sweep.metrics:
+                marks = study.marks(metric, texts)
+                low, high = resamples.interval(marks)
+                found[metric.name] = {"value": marks.value, "low": low, "high": high,
+                                      "signature": marks.signature}  # fmt: skip
+            return found
+
+        judged = tuple(
+            dataclasses.replace(point, figures=figures(point.texts)) if point.texts else point
+            for point in points
+        )
+        parts: dict[str, Any] = {
+            kind: dataclasses.replace(part, figures=figures(part.texts))
+            for kind, part in (("large", study.large), ("small", study.small),
+                               ("middle", study.middle))
+        }  # fmt: skip
+        return dataclasses.replace(
+            study, points=judged, difference=self._difference(judged), **parts
+        )
+
+    def _difference(self, points: Sequence[Point]) -> dict[str, Any]:
+        """Large passes a token, predicted from each of the recorded texts, against those that ran."""
+        found = {}
+        ran = [p for p in points if p.ran and p.setting.options.mode in (Mode.BILD, Mode.EXACT)]
+        for kind, said in self._readings.items():
+            marks = [Marks.of(reading) for reading in said]
+            gaps = []
+            for point in ran:
+                played = point.played
+                if kind != self._sweep.recorded:
+                    played = tuple(replay(marks, point.setting.options, self._costs))
+                gaps.append(abs(dataclasses.replace(point, played=played).gap or 0.0))
+            if gaps:
+                found[kind] = {
+                    "settings": len(gaps), "within_10_percent": float(np.mean(np.array(gaps) <= 0.1)),
+                    "median": float(np.median(gaps)), "most": float(np.max(gaps)),
+                }  # fmt: skip
+        return found
+
+
+def _counts(options: Options) -> bool:
+    """Whether the passes of a text depend on nothing but the text."""
+    return options.mode in (Mode.LARGE, Mode.SMALL) or options.schedule is Schedule.PAPER

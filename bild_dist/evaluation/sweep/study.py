@@ -1,0 +1,223 @@
+"""What a sweep found, as a file of JSON: the recording, and every setting with its texts.
+
+Everything that a figure rests on is kept for each text, so that `bild tune` and a look at other
+floors or other halves of the texts need no model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+
+from bild_dist.errors import BildError, ConfigError
+from bild_dist.evaluation.metrics.base import Judged, Marks, Metric
+from bild_dist.evaluation.run.record import Failure, Part, Setting, TextRecord, plain, revived
+from bild_dist.evaluation.sweep.reading import Reading
+from bild_dist.evaluation.sweep.replay import Played
+from bild_dist.evaluation.tasks.base import Item
+from bild_dist.types import Mode
+
+FORMAT: Final = 1
+_KIND: Final = "sweep"
+_MS: Final = 1e-6
+"""Milliseconds a nanosecond."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One setting. `played`: what the replay predicts, a text each. `texts`: what was written, empty
+    where it was not. `ran`: passes and times of those texts, from `source`: "measured" (worker
+    processes), "counted" (schedule `paper`, whose passes do not depend on time) or "own text" (the
+    machine played over the text that was really written).
+    """
+
+    setting: Setting
+    played: tuple[Played, ...]
+    texts: tuple[TextRecord, ...] = ()
+    ran: tuple[Played, ...] = ()
+    source: str = ""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def predicted_passes(self) -> float:
+        """Large passes a token of text, as predicted."""
+        return per_token(self.played)
+
+    @property
+    def run_passes(self) -> float | None:
+        """The same of the texts that were written."""
+        return per_token(self.ran) if self.ran else None
+
+    @property
+    def gap(self) -> float | None:
+        """By what share the prediction is off."""
+        run = self.run_passes
+        return None if not run else self.predicted_passes / run - 1
+
+    @property
+    def walls_ns(self) -> tuple[int, ...]:
+        """Time of each text: measured where it was, else predicted."""
+        best = self.ran if self.source == "measured" else self.played
+        return tuple(text.wall_ns for text in best)
+
+    @property
+    def latency_ms(self) -> float:
+        """Mean over texts."""
+        return sum(self.walls_ns) / len(self.walls_ns) * _MS
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "setting": self.setting.as_dict(),
+            "predicted": totals(self.played),
+            "run": {**totals(self.ran), "source": self.source} if self.ran else None,
+            "gap": self.gap,
+            "latency_ms": self.latency_ms,
+            "figures": dict(self.figures),
+            "played": [list(text) for text in self.played],
+            "ran": [list(text) for text in self.ran],
+            "texts": [dataclasses.asdict(text) for text in self.texts],
+        }
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Self:
+        return cls(
+            setting=Setting.from_dict(found["setting"]),
+            played=tuple(Played(*text) for text in found["played"]),
+            texts=tuple(TextRecord.from_dict(text) for text in found["texts"]),
+            ran=tuple(Played(*text) for text in found["ran"]),
+            source=(found["run"] or {}).get("source", ""),
+            figures=found["figures"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """A sweep. `large`, `small` and `middle` are the measured texts that it rests on, in the order of
+    `items`; `readings` by the name of the text that was read ("middle" and "large"), and `recorded`
+    says which of them the predictions were made from. `costs`: ns, fields of `simulator.Costs`, and
+    `opening_ns`, what a text takes beside its passes. `spent_ns`: time of each stage.
+    """
+
+    task: str
+    split: str
+    metric: str
+    items: tuple[Item, ...]
+    large: Part
+    small: Part
+    middle: Part
+    readings: Mapping[str, tuple[Reading, ...]]
+    recorded: str
+    costs: Mapping[str, Any]
+    points: tuple[Point, ...] = ()
+    failed: tuple[Failure, ...] = ()
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    difference: Mapping[str, Any] = field(default_factory=dict)
+    spent_ns: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def large_ms(self) -> float:
+        """Latency of the large model alone, mean over texts."""
+        return float(np.mean([text.wall_ns for text in self.large.texts])) * _MS
+
+    def marks(self, metric: Metric, texts: Sequence[TextRecord]) -> Marks:
+        """The marks of texts in the order of the items."""
+        return metric.marks(
+            [
+                Judged(text.text, text.tokens, item.references, own.tokens)
+                for text, item, own in zip(texts, self.items, self.large.texts, strict=True)
+            ]
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        found = {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}
+        for name in (Mode.LARGE.value, Mode.SMALL.value, "middle"):
+            found[name] = found[name].as_dict()
+        return {
+            "format": FORMAT,
+            "kind": _KIND,
+            **found,
+            "items": [{"id": i.id, "references": list(i.references)} for i in self.items],
+            "points": [point.as_dict() for point in self.points],
+            "failed": [failure.as_dict() for failure in self.failed],
+            "readings": {n: [r.as_dict() for r in read] for n, read in self.readings.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Self:
+        values = {name: found[name] for name in (spec.name for spec in dataclasses.fields(cls))}
+        for name in (Mode.LARGE.value, Mode.SMALL.value, "middle"):
+            values[name] = Part.from_dict(found[name])
+        values["items"] = tuple(
+            Item(item["id"], "", tuple(item["references"])) for item in found["items"]
+        )
+        values["points"] = tuple(Point.from_dict(point) for point in found["points"])
+        values["failed"] = tuple(Failure.from_dict(failure) for failure in found["failed"])
+        values["readings"] = {
+            name: tuple(Reading.from_dict(reading) for reading in read)
+            for name, read in found["readings"].items()
+        }
+        return cls(**values)
+
+    def write(self, path: Path) -> None:
+        """Whole or not at all. Raises ConfigError if it cannot be written."""
+        part = path.with_name(path.name + ".part")
+        try:
+            text = json.dumps(plain(self.as_dict()), ensure_ascii=False, allow_nan=False)
+            part.write_text(text + "\n", encoding="utf-8")
+            part.replace(path)
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from None
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises ConfigError if there is no such file, or it is none of `bild sweep`."""
+        try:
+            found = revived(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} cannot be read: {error}") from None
+        known = isinstance(found, dict) and found.get("kind") == _KIND
+        if not known or found.get("format") != FORMAT:
+            raise ConfigError(
+                f"{path} is no file of `bild sweep` of format {FORMAT}: make it again"
+            )
+        try:
+            return cls.from_dict(found)
+        except (KeyError, TypeError, BildError) as error:
+            raise ConfigError(f"{path} is no whole sweep ({error!r}): make it again") from None
+
+
+def per_token(texts: Sequence[Played]) -> float:
+    """Large passes a token."""
+    tokens = sum(text.tokens for text in texts)
+    return sum(text.large_passes for text in texts) / tokens if tokens else 0.0
+
+
+def totals(texts: Sequence[Played]) -> dict[str, Any]:
+    """Rates and time of some texts."""
+    tokens = max(sum(text.tokens for text in texts), 1)
+    return {
+        "tokens": tokens,
+        "large_passes_per_token": per_token(texts),
+        "small_passes_per_token": sum(text.small_passes for text in texts) / tokens,
+        "fallback_rate": sum(text.fallbacks for text in texts) / tokens,
+        "rollback_rate": sum(text.rollbacks for text in texts) / tokens,
+        "window_rate": sum(text.windows for text in texts) / tokens,
+        "latency_ms": sum(text.wall_ns for text in texts) / max(len(texts), 1) * _MS,
+    }
+
+
+def counted(text: TextRecord) -> Played:
+    """The passes and the time of a text that was written."""
+    trace = text.trace
+    return Played(
+        tokens=len(text.tokens), small_passes=trace["small_passes"],
+        large_passes=trace["large_passes"], fallbacks=trace["fallbacks"],
+        rollbacks=trace["rollbacks"], windows=trace["windows"], wall_ns=text.wall_ns,
+    )  # fmt: skip

@@ -1,0 +1,101 @@
+"""The recorded run: both models write every text in worker processes, and their passes are timed.
+
+Three texts an item, one after the other, so that a busy moment of the machine hits all of them: the
+large model alone, the small one alone, and mode `bild` in the middle of the grid.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final
+
+from bild_dist.errors import InvalidRequest
+from bild_dist.evaluation.plan import gauge
+from bild_dist.evaluation.run import running
+from bild_dist.evaluation.run.record import Failure, TextRecord
+from bild_dist.evaluation.sweep.grid import Grid
+from bild_dist.evaluation.sweep.journal import Journal
+from bild_dist.evaluation.tasks.base import Item
+from bild_dist.orchestrator.decoder import Decoder
+from bild_dist.simulator import Costs
+from bild_dist.types import Options, Role
+
+KINDS: Final = ("large", "small", "middle")
+
+
+def of_kind(grid: Grid, kind: str) -> Options:
+    """The options of one of the recorded texts."""
+    if kind == "middle":
+        return grid.middle
+    return grid.base.merged({"mode": kind, "schedule": grid.schedules[0]})
+
+
+async def write(decoder: Decoder, item: Item, options: Options) -> TextRecord:
+    """One text of an item that others were written of.
+
+    Raises:
+        BildError: there is no text.
+    """
+    outcome = await running.write(decoder, item, options)
+    if isinstance(outcome, Failure):
+        raise InvalidRequest(f"{item.title}: {outcome.message}")
+    return outcome
+
+
+async def record(
+    opening: AbstractAsyncContextManager[Decoder], grid: Grid, items: Sequence[Item],
+    journal: Journal, tell: Callable[[int], None],
+) -> dict[str, Any]:  # fmt: skip
+    """Writes and times what is not in the journal yet. Returns the fields of the models' Info.
+
+    Under `timed ID` the journal gets the three texts of an item, or why there are none; under
+    `costs` the times of the passes.
+
+    Raises:
+        BildError: a worker failed, or the models do not fit together.
+    """
+    if "costs" in journal and all(f"timed {item.id}" in journal for item in items):
+        found: dict[str, Any] = journal["models"]
+        return found
+    async with opening as decoder:
+        await running.warm_up(decoder, items, [of_kind(grid, kind) for kind in KINDS])
+        for done, item in enumerate(items, start=1):
+            if f"timed {item.id}" not in journal:
+                journal.put(f"timed {item.id}", await _item(decoder, item, grid))
+            tell(done)
+        journal.put("costs", dataclasses.asdict(await measured(decoder)))
+        infos = {
+            role.value: dataclasses.asdict(worker.info) for role, worker in decoder.workers.items()
+        }
+        journal.put("models", infos)
+    return infos
+
+
+async def _item(decoder: Decoder, item: Item, grid: Grid) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for kind in KINDS:
+        outcome = await running.write(decoder, item, of_kind(grid, kind))
+        if isinstance(outcome, Failure):
+            return {"failed": outcome.as_dict()}
+        found[kind] = dataclasses.asdict(outcome)
+    return found
+
+
+async def measured(decoder: Decoder) -> Costs:
+    """What passes and round trips of a running pair take."""
+    timed = await gauge.passes(decoder)
+    small, large = timed[Role.SMALL], timed[Role.LARGE]
+    devices = {worker.info.device for worker in decoder.workers.values()}
+    return Costs(
+        small_ns=_ns(small.base_ms.value), small_token_ns=_ns(small.token_ms.value),
+        small_trip_ns=_ns(small.trip_ms.value), large_ns=_ns(large.base_ms.value),
+        large_token_ns=_ns(large.token_ms.value), large_trip_ns=_ns(large.trip_ms.value),
+        # Two models on one accelerator take turns; CPU workers have threads of their own.
+        colocated=len(devices) == 1 and not devices & {"cpu"},
+    )  # fmt: skip
+
+
+def _ns(ms: float) -> int:
+    return round(ms * 1e6)

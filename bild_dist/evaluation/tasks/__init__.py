@@ -1,0 +1,1 @@
+"""Tasks: prompts with references, from corpora by name, from the library `datasets`, from files."""

@@ -1,0 +1,38 @@
+"""Tasks over descriptions of Debian packages, which need no model hub."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from bild_dist.evaluation.corpora import named
+from bild_dist.evaluation.tasks.base import Item, Task
+
+TRANSLATE: Final = (
+    "Translate this sentence from German to English. Answer with the translation only.\n\n{prompt}"
+)
+SUMMARISE: Final = (
+    "Summarise this description of a software package in one line of at most ten words. "
+    "Answer with that line only.\n\n{prompt}"
+)
+
+
+def tasks() -> list[Task]:
+    """Long to short descriptions, and German to English sentences of descriptions."""
+    return [
+        Task(
+            name="debian-synopsis", read=partial(_items, "debian-synopsis"), metric="rougeL",
+            prefix="summarize: ", template=SUMMARISE,
+        ),
+        Task(
+            name="debian-de-en", read=partial(_items, "debian-de-en"), metric="bleu",
+            prefix="translate German to English: ", template=TRANSLATE,
+        ),
+    ]  # fmt: skip
+
+
+def _items(corpus: str, split: str) -> list[Item]:
+    return [
+        Item(example.id, example.prompt, (example.reference,) if example.reference else ())
+        for example in named.load(corpus, split)
+    ]

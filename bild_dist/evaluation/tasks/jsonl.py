@@ -1,0 +1,82 @@
+"""Anybody's task: a file with a prompt and a reference a line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from bild_dist.errors import ConfigError
+from bild_dist.evaluation.tasks.base import ALL, Item, Task
+from bild_dist.types import nearest
+
+SUFFIX: Final = ".jsonl"
+_REFERENCES: Final = ("reference", "references")
+
+
+def task(path: str) -> Task:
+    """The task of a file with `{"prompt", "reference" | "references"?, "id"?, "split"?}` a line;
+    other fields are left alone. Where no line names a split, all are of the split `all`.
+
+    Raises:
+        ConfigError: it cannot be read, holds nothing, or a line is not of that kind; names the line.
+    """
+    try:
+        # Not splitlines(), which would also end a line at characters that JSON allows inside a text.
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--task {path} cannot be read: {error}") from None
+    found = [_line(f"{path}, line {n}", n, line) for n, line in enumerate(lines, 1) if line.strip()]
+    if not found:
+        raise ConfigError(
+            f'--task {path} has no items: write one {{"prompt": "...", "reference": "..."}} a line'
+        )
+    _refuse_twins(found)
+    splits = tuple(dict.fromkeys(split for split, _ in found))
+    known = all(item.references for _, item in found)
+    return Task(
+        name=path,
+        read=lambda asked: [item for split, item in found if split == asked],
+        metric="rougeL" if known else "agreement",
+        splits=splits,
+    )
+
+
+def _line(where: str, number: int, line: str) -> tuple[str, Item]:
+    try:
+        record: Any = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{where} is not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise ConfigError(f"{where} must be a JSON object, not {type(record).__name__}")
+    prompt, split = record.get("prompt"), record.get("split", ALL)
+    if "prompt" not in record:
+        raise ConfigError(f"{where} has no field prompt{nearest('prompt', list(record))}")
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ConfigError(f"{where}: prompt must be a text, and not an empty one")
+    if not isinstance(split, str) or not split:
+        raise ConfigError(f"{where}: split must be a name, such as test")
+    item = Item(str(record.get("id", number)), prompt, _references(where, record), where)
+    return split, item
+
+
+def _references(where: str, record: dict[str, Any]) -> tuple[str, ...]:
+    given = [name for name in _REFERENCES if record.get(name) is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{where} has both reference and references: leave out one")
+    if not given:
+        return ()
+    value = record[given[0]]
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ConfigError(f"{where}: {given[0]} must be a text or a list of texts")
+    return tuple(texts)
+
+
+def _refuse_twins(found: list[tuple[str, Item]]) -> None:
+    """Texts are kept by their ids, so each has one of its own."""
+    seen: dict[tuple[str, str], str] = {}
+    for split, item in found:
+        first = seen.setdefault((split, item.id), item.where)
+        if first != item.where:
+            raise ConfigError(f"{item.where} has the id {item.id!r} of {first}: give each its own")

@@ -1,0 +1,1 @@
+"""`bild tune`: the fastest setting whose quality stays above a floor."""

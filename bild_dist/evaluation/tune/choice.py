@@ -1,0 +1,210 @@
+"""Which setting to take: the statistics of `bild tune`.
+
+A floor is a bound on a margin: the figure of a setting over that of the large model (a share), or
+their difference (points), less the floor. On some texts the margin is an estimate; on the texts of a
+check it will be another one. And the fastest of many settings that seem good enough is one that luck
+has favoured. Both are counted:
+
+- A setting passes where margin - c * s * sqrt(1 + n/m) is not below 0: s is the standard deviation
+  of the margin over paired resamples of the n texts, and the root adds the scatter of a check on m
+  others. What passes is expected to hold on them, not only in the limit.
+- c is taken over all settings at once: the quantile, over the resamples, of the largest standardised
+  deviation of any of them ("max-t"). Settings that write nearly the same texts move together, so c
+  grows far less than one correction for each would ask. Whichever is picked of those that pass, and
+  for whatever reason, the chance that one passes which fails the check is at most 1 - confidence.
+- Stepping down (Romano and Wolf 2005, "Stepwise multiple testing as formalized data snooping",
+  Econometrica 73): what has passed is taken out, and c is found anew for the rest, until no more pass.
+
+With several floors each gets its share of what may go wrong (Bonferroni).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any, Final, Self, TypeAlias
+
+import numpy as np
+
+from bild_dist.errors import ConfigError
+from bild_dist.evaluation.metrics import registry
+from bild_dist.evaluation.metrics.base import Array, Marks, Resamples
+from bild_dist.evaluation.sweep.study import Study
+from bild_dist.types import Mode, nearest
+
+RESAMPLES: Final = 2000
+_FLAT: Final = 1e-9
+"""A margin that moves less than this over the resamples does not move."""
+
+Index: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """What a metric must not fall below. `value` above 0: share of the large model's figure; 0 or
+    below: points less than it.
+    """
+
+    metric: str
+    value: float
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Of `rougeL=0.99`, `bleu=-0.5` or `agreement=0.95`.
+
+        Raises:
+            ConfigError: an unknown metric (offers the nearest), or no number that can be a floor.
+        """
+        name, equals, number = (part.strip() for part in text.partition("="))
+        known = [metric.name for metric in registry.METRICS if metric.higher_is_better]
+        if name not in known:
+            raise ConfigError(f"--floor {text}: metric {name!r} is unknown{nearest(name, known)}")
+        try:
+            value = float(number)
+        except ValueError:
+            value = float("nan")
+        if not equals or not -100 <= value <= 1:
+            raise ConfigError(
+                f"--floor {text}: write METRIC=SHARE of the large model's figure, at most 1 (rougeL=0.99), or "
+                "METRIC=-POINTS below it (bleu=-0.5)"
+            )
+        return cls(name, value)
+
+    def margin(self, scores: Array, own: Array) -> Array:
+        """By how much figures lie above the floor. `own`: the large model's on the same texts."""
+        if self.value > 0:
+            shares: Array = np.divide(scores, own, out=np.ones_like(scores), where=own != 0)
+            return shares - self.value
+        difference: Array = scores - own - self.value
+        return difference
+
+    def __str__(self) -> str:
+        return f"{self.metric}={self.value:g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What a choice is made from: every setting that was written, a text each. `marks`: by floor, of
+    each setting in the order of `names`; `own`: by floor, of the large model. `walls_ns`: [J, N].
+    """
+
+    names: tuple[str, ...]
+    floors: tuple[Floor, ...]
+    marks: Mapping[Floor, tuple[Marks, ...]]
+    own: Mapping[Floor, Marks]
+    walls_ns: Array
+    large_ns: Array
+
+    @classmethod
+    def of(cls, study: Study, floors: Sequence[Floor]) -> Self:
+        """Of the settings of a sweep that write with both models.
+
+        Raises:
+            ConfigError: no setting was written, or an item has no reference.
+        """
+        both = (Mode.BILD, Mode.EXACT)
+        points = [p for p in study.points if p.texts and p.setting.options.mode in both]
+        if not points:
+            raise ConfigError("the sweep has written no setting of two models: there is no choice")
+        metrics = {floor: registry.chosen([floor.metric], study.items)[0] for floor in floors}
+        return cls(
+            names=tuple(point.setting.name for point in points),
+            floors=tuple(floors),
+            marks={f: tuple(study.marks(m, p.texts) for p in points) for f, m in metrics.items()},
+            own={f: study.marks(m, study.large.texts) for f, m in metrics.items()},
+            walls_ns=np.array([point.walls_ns for point in points], dtype=float),
+            large_ns=np.array([text.wall_ns for text in study.large.texts], dtype=float),
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.large_ns)
+
+    def only(self, index: Index) -> Evidence:
+        """The same of some of the texts."""
+        return Evidence(
+            names=self.names, floors=self.floors,
+            marks={f: tuple(_only(m, index) for m in marks) for f, marks in self.marks.items()},
+            own={floor: _only(marks, index) for floor, marks in self.own.items()},
+            walls_ns=self.walls_ns[:, index], large_ns=self.large_ns[index],
+        )  # fmt: skip
+
+    @property
+    def latency_ns(self) -> Array:
+        """Mean over texts, of each setting."""
+        found: Array = self.walls_ns.mean(axis=1)
+        return found
+
+    def margins(self, floor: Floor) -> Array:
+        """Of each setting, over all texts."""
+        own = np.array([self.own[floor].value])
+        return np.array([
+            floor.margin(np.array([marks.value]), own)[0] for marks in self.marks[floor]
+        ])  # fmt: skip
+
+    def met(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which settings lie at or above every floor on these texts."""
+        found: np.ndarray[Any, np.dtype[np.bool_]] = np.all(
+            [self.margins(floor) >= 0 for floor in self.floors], axis=0
+        )
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The fastest setting that passes. `place`: among the names of the evidence. `lower`: by floor,
+    the bound that was not below 0; `margins`: the estimates.
+    """
+
+    place: int
+    name: str
+    margins: Mapping[Floor, float]
+    lower: Mapping[Floor, float]
+    passed: int
+
+
+def chosen(evidence: Evidence, *, check: int, confidence: float, seed: int = 0) -> Choice | None:
+    """The fastest setting that will be found above all floors on `check` other texts; None where
+    nothing is that sure.
+    """
+    resamples = Resamples(len(evidence), count=RESAMPLES, seed=seed)
+    each = 1 - (1 - confidence) / len(evidence.floors)
+    wide = sqrt(1 + len(evidence) / check)
+    lower = {f: _lower(evidence, f, resamples, each, wide) for f in evidence.floors}
+    passing = np.all([bound >= 0 for bound in lower.values()], axis=0)
+    if not passing.any():
+        return None
+    latency = np.where(passing, evidence.latency_ns, np.inf)
+    place = int(latency.argmin())
+    return Choice(
+        place=place, name=evidence.names[place], passed=int(passing.sum()),
+        margins={f: float(evidence.margins(f)[place]) for f in evidence.floors},
+        lower={f: float(bound[place]) for f, bound in lower.items()},
+    )  # fmt: skip
+
+
+def _lower(
+    evidence: Evidence, floor: Floor, resamples: Resamples, confidence: float, wide: float
+) -> Array:
+    """A bound below each setting's margin on the check, all of them at once, stepping down."""
+    margins, own = evidence.margins(floor), resamples.scores(evidence.own[floor])
+    drawn = np.array([floor.margin(resamples.scores(m), own) for m in evidence.marks[floor]])
+    spread = drawn.std(axis=1)
+    moves = spread > _FLAT
+    # Whose margin never moves is as sure as it looks: the texts of mode `exact` are the large model's.
+    lower: Array = margins.copy()
+    left = moves.copy()
+    standard = np.zeros_like(drawn)
+    standard[moves] = (drawn[moves] - margins[moves, None]) / spread[moves, None]
+    while left.any():
+        bound = float(np.quantile(standard[left].max(axis=0), confidence))
+        lower[left] = margins[left] - max(bound, 0.0) * wide * spread[left]
+        still = left & (lower < 0)
+        if (still == left).all():
+            break
+        left = still
+    return lower
+
+
+def _only(marks: Marks, index: Index) -> Marks:
+    return Marks(marks.rows[index], marks.score, marks.signature)

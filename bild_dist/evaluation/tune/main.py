@@ -1,0 +1,238 @@
+"""`bild tune`: tries settings on one split, takes the fastest that is surely good enough, checks it on
+another split, and writes it down.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+
+from bild_dist import log
+from bild_dist.errors import BildError, ConfigError, InvalidRequest
+from bild_dist.evaluation.metrics.base import Resamples, mean, percentiles
+from bild_dist.evaluation.run.record import Setting
+from bild_dist.evaluation.sweep.main import swept
+from bild_dist.evaluation.sweep.options import Asked, asked, grid_options, planned
+from bild_dist.evaluation.sweep.running import Sweep
+from bild_dist.evaluation.sweep.study import Study
+from bild_dist.evaluation.tune import settings
+from bild_dist.evaluation.tune.choice import Choice, Evidence, Floor, chosen
+from bild_dist.orchestrator.cli import Parser
+from bild_dist.types import Mode
+
+if TYPE_CHECKING:
+    from bild_dist.orchestrator.cli import InProcess
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to do. `source`: a sweep that was made already, or None to make one."""
+
+    asked: Asked
+    floors: tuple[Floor, ...]
+    confidence: float
+    test_split: str
+    test_count: int | None
+    source: Path | None
+    command: str
+
+
+def parser() -> Parser:
+    """All options."""
+    top = Parser(
+        prog="bild tune",
+        description="bild tune: find the fastest setting whose quality stays above a floor.",
+    )
+    tune = top.add_argument_group("the choice")
+    tune.add_argument("--floor", action="append", required=True, metavar="METRIC=F",
+                      help="share of the large model's figure (rougeL=0.99), or points below it "
+                      "(bleu=-0.5); repeatable")  # fmt: skip
+    tune.add_argument("--confidence", type=float, default=0.95, metavar="P",
+                      help="that the check finds it above the floor (default: 0.95)")  # fmt: skip
+    tune.add_argument("--out", required=True, metavar="FILE.toml", help="for bild generate -c")
+    tune.add_argument("--from", dest="source", metavar="SWEEP.json",
+                      help="choose from a sweep that is there, instead of making one")  # fmt: skip
+    tune.add_argument("--test-split", metavar="NAME", help="to check on (default: test)")
+    tune.add_argument("--test-count", type=int, metavar="N", help="(default: as --count)")
+    grid_options(top)
+    return top
+
+
+def planned_tune(argv: Sequence[str]) -> Plan:
+    """What a command line asks for.
+
+    Raises:
+        ConfigError: something in it is wrong; names it and what is known.
+        InvalidRequest: an option of a request is out of its range.
+    """
+    found, words = asked(argv, parser())
+    if not 0.5 <= words.confidence < 1:
+        raise ConfigError(f"--confidence {words.confidence:g} must be from 0.5 to below 1")
+    floors = tuple(dict.fromkeys(Floor.parse(text) for text in words.floor))
+    names = tuple(dict.fromkeys(floor.metric for floor in floors))
+    if found.metrics and not {*names} <= {*found.metrics}:
+        raise ConfigError("--metric and --floor name different metrics: leave out --metric")
+    split = words.test_split or ("test" if "test" in found.task.splits else found.split)
+    if split == found.split and {"validation", "test"} <= {*found.task.splits}:
+        raise ConfigError(
+            f"--split and --test-split are both {split!r}: a choice is checked on texts that it was not made on"
+        )
+    return Plan(
+        asked=dataclasses.replace(found, metrics=names, front=False, measure=False), floors=floors,
+        confidence=words.confidence, test_split=split, test_count=words.test_count or found.count,
+        source=Path(words.source) if words.source else None,
+        command=shlex.join(["bild", "tune", *argv]),
+    )  # fmt: skip
+
+
+def main(argv: Sequence[str], inproc: InProcess) -> int:
+    """Exit code: 0 found and checked, 1 no setting is sure to stay above the floor, or the check did
+    not confirm it, 2 bad usage or configuration, 130 interrupted.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        log.configure()
+        return Tune(planned_tune(argv), inproc).run()
+    except BildError as error:
+        print(f"bild tune: {error}", file=sys.stderr)  # noqa: T201
+        return 2 if isinstance(error, ConfigError | InvalidRequest) else 1
+    except KeyboardInterrupt:
+        print("bild tune: interrupted; the same command goes on", file=sys.stderr)  # noqa: T201
+        return 130
+
+
+class Tune:
+    """One choice and its check. The sweeps stay beside --out, so that nothing is done twice."""
+
+    def __init__(self, plan: Plan, inproc: InProcess) -> None:
+        self._plan = plan
+        self._inproc = inproc
+        self._out = Console(highlight=False, markup=False, emoji=False)
+
+    def run(self) -> int:
+        """Exit code as `main`."""
+        plan = self._plan
+        validation, test = self._sweeps()
+        study = Study.read(plan.source) if plan.source else self._swept(validation, "validation")
+        self._fits(study, test)
+        evidence = Evidence.of(study, plan.floors)
+        found = chosen(evidence, check=len(test.items), confidence=plan.confidence)
+        if found is None:
+            return self._nothing(study, evidence)
+        setting = next(p.setting for p in study.points if p.setting.name == found.name)
+        large = float(evidence.large_ns.mean() / evidence.latency_ns[found.place])
+        self._say(f"Chosen of {len(evidence.names)} settings, {found.passed} of which pass: "
+                  f"{found.name}, {large:.2f} times the speed of large.")  # fmt: skip
+        checked = self._checked(test, setting)
+        lines, met = self._verdict(found, checked)
+        for line in lines:
+            self._say(line)
+        if not met:
+            self._say("The check did not confirm it, so nothing is written: take more texts (--count) or a "
+                      "lower floor, or mode exact, whose text is the large model's own.")  # fmt: skip
+            return 1
+        remarks = [f"Made by: {plan.command}", f"On {study.task}, {study.split}: {len(study.items)} texts.",
+                   f"Setting: {setting.name}.", *lines]  # fmt: skip
+        settings.write(
+            plan.asked.out, settings.as_toml(plan.asked.config, setting.options, remarks)
+        )
+        self._say(f"written to {plan.asked.out}: bild generate -c {plan.asked.out} PROMPT")
+        return 0
+
+    def _sweeps(self) -> tuple[Sweep, Sweep]:
+        """On the texts to choose by, and on those to check on: two splits, or halves of the only one."""
+        plan = self._plan
+        validation = planned(plan.asked)
+        if plan.test_split != plan.asked.split:
+            return validation, planned(plan.asked, split=plan.test_split, count=plan.test_count)
+        if len(validation.items) < 4:
+            raise ConfigError(
+                f"task {validation.task!r} has one split of {len(validation.items)} items: to choose on one half and "
+                "check on the other takes at least 4"
+            )
+        return (
+            dataclasses.replace(validation, items=validation.items[::2], split="even items"),
+            dataclasses.replace(validation, items=validation.items[1::2], split="odd items"),
+        )
+
+    def _swept(self, sweep: Sweep, part: str) -> Study:
+        path = self._plan.asked.out.with_suffix(f".{part}.json")
+        return swept(sweep, path, self._plan.command, self._inproc)
+
+    def _fits(self, study: Study, test: Sweep) -> None:
+        """Refuses a sweep of something else, or of the very texts that are to be checked on."""
+        if study.task != test.task:
+            raise ConfigError(
+                f"--from {self._plan.source} is of task {study.task!r}, not {test.task!r}: name its own"
+            )
+        if {item.id for item in study.items} & {item.id for item in test.items}:
+            raise ConfigError(
+                f"--from {self._plan.source} holds texts of split {test.split!r}, which the choice is checked "
+                "on: take another --test-split"
+            )
+
+    def _nothing(self, study: Study, evidence: Evidence) -> int:
+        """No setting passes: says how near the best one comes, and what is left."""
+        plan = self._plan
+        floors = " and ".join(map(str, plan.floors))
+        self._say(f"No setting of the {len(evidence.names)} is sure to stay above {floors} with confidence "
+                  f"{plan.confidence:g} on {len(study.items)} texts.")  # fmt: skip
+        for floor in plan.floors:
+            margins = evidence.margins(floor)
+            best = int(margins.argmax())
+            self._say(f"Nearest to {floor}: {evidence.names[best]}, by {margins[best]:+.4f}.")
+        self._say("Mode exact writes the large model's own text, faster where drafting pays; mode large is that "
+                  "model alone: bild generate --mode exact. Or give more texts (--count), higher --alpha-fb and "
+                  "lower --alpha-rb, or a lower floor.")  # fmt: skip
+        return 1
+
+    def _checked(self, test: Sweep, setting: Setting) -> Study:
+        """The chosen setting on the other texts, timed in worker processes beside large."""
+        options = setting.options
+        if options.schedule is None:
+            raise ConfigError(f"setting {setting.name} names no schedule: make the sweep again")
+        grid = dataclasses.replace(
+            test.grid, modes=(options.mode,), alpha_fb=(options.alpha_fb,),
+            alpha_rb=(options.alpha_rb,), windows=(options.window,), schedules=(options.schedule,),
+        )  # fmt: skip
+        return self._swept(dataclasses.replace(test, grid=grid, measure=True), "test")
+
+    def _verdict(self, found: Choice, study: Study) -> tuple[list[str], bool]:
+        """How the check came out, in words, and whether every floor was met."""
+        evidence = Evidence.of(study, self._plan.floors)
+        resamples = Resamples(len(evidence))
+        lines, met = [], True
+        for floor in self._plan.floors:
+            margin, own = float(evidence.margins(floor)[0]), evidence.own[floor].value
+            value = evidence.marks[floor][0].value
+            met = met and margin >= 0
+            lines.append(
+                f"{floor.metric} on {study.split}, {len(study.items)} texts: {value:.3f}, large {own:.3f}; "
+                f"{'above' if margin >= 0 else 'BELOW'} the floor {floor} by {margin:+.4f} "
+                f"(bound from the choice: {found.lower[floor]:+.4f})."
+            )
+        ours = resamples.scores(mean(list(evidence.walls_ns[0]), ""))
+        large = resamples.scores(mean(list(evidence.large_ns), ""))
+        low, high = percentiles(large / ours)
+        ratio = float(evidence.large_ns.mean() / evidence.latency_ns[0])
+        lines.append(
+            f"Speed: {ratio:.2f} times large (95 %: {low:.2f} to {high:.2f}), "
+            f"{np.mean(evidence.walls_ns[0]) / 1e6:.0f} ms a text."
+        )
+        if study.points[0].setting.options.mode is Mode.BILD and ratio < 1:
+            lines.append(
+                "It is slower than large alone on this machine: mode large is the better one."
+            )
+        return lines, met
+
+    def _say(self, line: str) -> None:
+        self._out.print(line, soft_wrap=True)

@@ -1,0 +1,215 @@
+"""`bild sweep`: a grid of settings on a task, in one command, over toys in one process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bild_dist.app import inproc
+from bild_dist.errors import ConfigError
+from bild_dist.evaluation.sweep import main as command
+from bild_dist.evaluation.sweep import plot
+from bild_dist.evaluation.sweep.grid import Grid, front, rule
+from bild_dist.evaluation.sweep.journal import Journal
+from bild_dist.evaluation.sweep.options import asked, planned
+from bild_dist.evaluation.sweep.study import Study
+from bild_dist.types import Mode, Options, Schedule
+
+TOYS = ("--small", "toy:small?seed=1&f=0.3&end=0.03", "--large", "toy:large?seed=1&f=0.3&end=0.03")
+
+
+def written(folder: Path) -> Path:
+    """A task of a few texts."""
+    file = folder / "task.jsonl"
+    lines = [json.dumps({"id": f"t{n}", "prompt": f"text number {n}"}) for n in range(3)]
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    return written(tmp_path)
+
+
+def words(task: Path, *more: str) -> list[str]:
+    house = task.with_name("house.toml")
+    house.write_text('[orchestrator]\ntransport = "inproc"\n')
+    return [*TOYS, "-c", str(house), "--task", str(task), "--max-new-tokens", "16",
+            "--metric", "agreement", "--out", str(task.with_name("sweep.json")), *more]  # fmt: skip
+
+
+def swept(task: Path, *more: str) -> Study:
+    arguments = words(task, *more)
+    assert command.main(arguments, inproc) == 0
+    return Study.read(task.with_name("sweep.json"))
+
+
+GRID = ("--alpha-fb", ".3,.8", "--alpha-rb", "1,4", "--schedule", "paper")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
+    """A sweep that came to its end, and the folder that it left."""
+    file = written(tmp_path_factory.mktemp("whole"))
+    study = swept(file, *GRID, "--plot", str(file.with_name("plot")))
+    return study, file.parent
+
+
+def test_a_sweep_predicts_writes_and_draws(whole: tuple[Study, Path]) -> None:
+    """One command gives each setting's prediction, texts, figures and how far the two lie apart, and
+    the picture in both forms; the file can be read back whole.
+    """
+    study, folder = whole
+    assert len(study.points) == 4
+    for point in study.points:
+        assert len(point.texts) == len(point.played) == len(study.items) == 3
+        assert point.source == "counted"
+        assert 0 <= point.figures["agreement"]["value"] <= 1
+        assert point.gap is not None
+    assert set(study.difference) == {"middle", "large"}
+    assert Study.from_dict(study.as_dict()) == study
+    for kind in ("png", "svg"):
+        assert (folder / f"plot.{kind}").stat().st_size > 1000
+    assert not list(folder.glob("*.partial.jsonl"))
+
+
+def test_the_recorded_setting_is_predicted_exactly(task: Path) -> None:
+    """Played over its own text, a setting of schedule `paper` has the large passes and the sources
+    that it had; drafts behind a token that fell were about another text.
+    """
+    study = swept(task, "--alpha-fb", ".6", "--alpha-rb", "2", "--schedule", "paper")
+    point = study.points[0]
+    for played, ran in zip(point.played, point.ran, strict=True):
+        assert (played.tokens, *played[2:6]) == (ran.tokens, *ran[2:6])
+    assert point.texts[0].tokens == study.middle.texts[0].tokens
+
+
+def test_exact_writes_what_large_writes(task: Path) -> None:
+    """So a sweep takes its text from there, and its agreement is 1."""
+    study = swept(task, "--mode", "exact,small", "--schedule", "through")
+    exact, small = study.points
+    assert [t.tokens for t in exact.texts] == [t.tokens for t in study.large.texts]
+    assert exact.figures["agreement"]["value"] == 1.0
+    assert small.figures["agreement"]["value"] < 1.0
+
+
+def test_only_the_front_can_be_written(task: Path) -> None:
+    """With --front settings far from it have a prediction and no text; --measure times the others."""
+    study = swept(
+        task, "--alpha-fb", ".1,.95", "--alpha-rb", "0,9", "--schedule", "paper", "--front", "--measure",
+    )  # fmt: skip
+    written = [point for point in study.points if point.texts]
+    assert 0 < len(written) < len(study.points)
+    assert {point.source for point in written} == {"measured"}
+
+
+def test_an_interrupted_sweep_goes_on(
+    task: Path, whole: tuple[Study, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written is taken from the journal; the end is as if nothing had happened."""
+    put, left = Journal.put, [9]
+
+    def tired(self: Journal, key: str, value: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        put(self, key, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "put", tired)
+        assert command.main(words(task, *GRID), inproc) == 130
+    journal = task.with_name("sweep.json.partial.jsonl")
+    assert len(journal.read_text().splitlines()) == 10
+    again = swept(task, *GRID)
+    assert [p.texts[0].tokens for p in again.points] == [p.texts[0].tokens for p in whole[0].points]
+    assert not journal.exists()
+
+
+def test_a_journal_of_something_else_is_refused(tmp_path: Path) -> None:
+    """It names what differs and what to do; a line that was torn by a crash is written again."""
+    path = tmp_path / "a.jsonl"
+    Journal(path, {"task": "one"}).put("a", {"x": float("inf")})
+    with path.open("a") as file:
+        file.write('{"key": "b", "va')
+    found = Journal(path, {"task": "one"})
+    assert found["a"] == {"x": float("inf")}
+    assert "b" not in found
+    with pytest.raises(ConfigError, match="another task"):
+        Journal(path, {"task": "two"})
+    path.write_text("{}}\n")
+    with pytest.raises(ConfigError, match="remove it"):
+        Journal(path, {"task": "one"})
+
+
+BAD: dict[str, tuple[Sequence[str], str]] = {
+    "no number": (["--alpha-fb", ".3,x"], "must be numbers"),
+    "a threshold out of range": (["--alpha-fb", "1.5"], "alpha_fb"),
+    "an unknown mode": (["--mode", "bidl"], "did you mean 'bild'"),
+    "an unknown schedule": (["--schedule", "trough"], "did you mean 'through'"),
+    "one text": (["--count", "1"], "at least 2"),
+    "an unknown metric": (["--metric", "rougeM"], "rougeL"),
+    "no references": (["--metric", "bleu"], "has no reference"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_words_are_named(name: str, task: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2, what was found and what is known, before a model is loaded."""
+    more, said = BAD[name]
+    assert command.main(words(task, *more), inproc) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_file_of_something_else_is_no_sweep(tmp_path: Path) -> None:
+    """It says so instead of failing somewhere inside."""
+    file = tmp_path / "a.json"
+    file.write_text('{"format": 1}')
+    with pytest.raises(ConfigError, match="no file of `bild sweep`"):
+        Study.read(file)
+    file.write_text('{"format": 1, "kind": "sweep"}')
+    with pytest.raises(ConfigError, match="no whole sweep"):
+        Study.read(file)
+
+
+def test_the_grid_is_as_large_as_it_must_be() -> None:
+    """Thresholds make settings of mode `bild` only; one text serves every schedule."""
+    grid = Grid(
+        base=Options(), modes=(Mode.BILD, Mode.EXACT, Mode.LARGE), alpha_fb=(0.3, 0.6),
+        alpha_rb=(1.0, 2.0), windows=(5, 10), schedules=(Schedule.PAPER, Schedule.THROUGH),
+    )  # fmt: skip
+    settings = grid.settings()
+    assert len(settings) == 2 * 2 * 2 * 2 + 2 * 2 + 2
+    assert len({rule(setting.options) for setting in settings}) == 2 * 2 * 2 + 1
+    named = [s.name for s in settings if s.options.mode is not Mode.LARGE]
+    assert len(set(named)) == len(named)
+
+
+def test_the_front_holds_what_nobody_beats() -> None:
+    """From the fastest on; slack keeps what would be on it if it were a little faster."""
+    points = [(1.0, 5.0), (2.0, 7.0), (2.1, 6.9), (3.0, 6.0), (4.0, 9.0), (4.0, 9.0)]
+
+    def found(slack: float) -> list[tuple[float, float]]:
+        return front(points, quality=lambda p: p[1], latency=lambda p: p[0], slack=slack)
+
+    assert found(0.0) == [(1.0, 5.0), (2.0, 7.0), (4.0, 9.0), (4.0, 9.0)]
+    assert (2.1, 6.9) in found(0.1)
+    assert (3.0, 6.0) not in found(0.1)
+
+
+def test_a_plot_needs_something_to_draw(whole: tuple[Study, Path]) -> None:
+    """A metric that nothing was judged by is refused, with those that are known."""
+    study, folder = whole
+    with pytest.raises(ConfigError, match="bleu"):
+        plot.draw(study, folder / "other", "bleu")
+
+
+def test_defaults_are_a_whole_grid(task: Path) -> None:
+    """Asked for nothing, a sweep tries the thresholds of the paper's range at the pair's schedule."""
+    found, _ = asked(words(task))
+    assert len(found.grid.settings()) == 35
+    assert found.grid.schedules == (Schedule.THROUGH,)
+    assert len(planned(found).items) == 3
