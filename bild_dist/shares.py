@@ -33,7 +33,7 @@ _SWAP: Final = sys.byteorder == "big"
 
 
 class Shares(NamedTuple):
-    """Ids and their probabilities, most likely first where ids are named."""
+    """Ids and their probabilities, most likely first where ids are named. Can be a key."""
 
     ids: Sequence[int]
     values: Sequence[float]
@@ -109,11 +109,11 @@ def read(row: bytes, vocabulary: int) -> Shares:
     if _SWAP:
         named.byteswap()
         values.byteswap()
-    ids: Sequence[int] = range(entries) if dense else named
+    ids: Sequence[int] = range(entries) if dense else tuple(named)
     good = entries > 0 and min(ids) >= 0 and max(ids) < vocabulary and min(values) >= 0
     if not (good and 0 < sum(values) <= 1 + 1e-3):
         raise RemoteProtocolError("a row of probabilities must be one over the vocabulary")
-    return Shares(ids, values)
+    return Shares(ids, tuple(values))
 
 
 def sketch(chances: Sequence[float]) -> bytes:

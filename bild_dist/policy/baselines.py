@@ -18,9 +18,7 @@ Changes: TypeAlias = Mapping[str, Any]
 
 BASELINES: Final[Mapping[str, Changes]] = {
     # The ends of the dial.
-    "large": {"mode": "large"},
-    "small": {"mode": "small"},
-    "exact": {"mode": "exact"},
+    **{mode: {"mode": mode, "policy": "bild"} for mode in ("large", "small", "exact")},
     # Figure 5 of the paper: each half of the policy without the other.
     "no rollback": {"alpha_rb": inf},
     "no fallback": {"alpha_fb": 0.0},
@@ -33,6 +31,11 @@ BASELINES: Final[Mapping[str, Changes]] = {
     "nucleus": {"temperature": 1.0, "top_p": 0.8},
 }
 """What changes in a setting under each name; everything else stays as the setting has it."""
+
+
+def alone(options: Options) -> Options:
+    """The large model alone with the same bounds and draws: what every setting is measured by."""
+    return baseline("large", options)
 
 
 def baseline(name: str, options: Options) -> Options:

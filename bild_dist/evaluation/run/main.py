@@ -40,6 +40,7 @@ from bild_dist.model import hub
 from bild_dist.orchestrator.decoder import Decoder
 from bild_dist.orchestrator.pairing import schedule_for
 from bild_dist.orchestrator.prompt import prepare
+from bild_dist.policy.baselines import alone
 from bild_dist.types import Mode, Role
 
 if TYPE_CHECKING:
@@ -196,13 +197,13 @@ class Eval:
         asked = self._plan.config.generate
         if asked.schedule is None:
             small, large = self._infos[Role.SMALL], self._infos[Role.LARGE]
-            asked = replace(asked, schedule=schedule_for(small, large))
+            asked = replace(asked, schedule=schedule_for(small, large, asked))
         setting = Setting.of(asked)
         if self._plan.name:
             setting = Setting(self._plan.name, asked)
         if asked.mode is Mode.LARGE:
             return {_LARGE: setting}
-        return {_SETTING: setting, _LARGE: Setting.of(replace(asked, mode=Mode.LARGE))}
+        return {_SETTING: setting, _LARGE: Setting.of(alone(asked))}
 
     def _wording(self) -> Wording:
         plan = self._plan
