@@ -199,3 +199,16 @@ def test_bad_words_are_named(name: str, task: Path, capsys: pytest.CaptureFixtur
     more, said = BAD[name]
     assert command.main(words(task, *more), inproc) == 2
     assert said in capsys.readouterr().err
+
+
+def test_what_is_finished_is_not_made_again(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same command a second time writes no text: an interrupted one goes on behind its last
+    finished sweep.
+    """
+    arguments = words(task, "--floor", "agreement=0.5")
+    assert command.main(arguments, inproc) == 0
+    before = task.with_name("tuned.toml").read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "swept", None)
+        assert command.main(arguments, inproc) == 0
+    assert task.with_name("tuned.toml").read_text() == before

@@ -215,11 +215,12 @@ def _thresholds(plt: Any, study: Study) -> Chart | None:
 def _oracle(plt: Any, study: Study) -> Chart | None:
     """Figure 2: the share of positions that the large model writes, against quality."""
     rows = study.of(Kind.ORACLE, Kind.SMALL)
-    points = sorted(
+    found = (
         (row.number("fallback_rate") or 0.0, quality, row)
         for row in rows
         if (quality := row.quality(study.metric)) is not None
     )
+    points = sorted(found, key=lambda point: point[:2])
     if not study.of(Kind.ORACLE) or len(points) < 2:
         return None
     figure, axes = plt.subplots(figsize=(WIDTH, 3.2))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import shlex
 import signal
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from rich.table import Table
 from bild_dist import log
 from bild_dist.errors import BildError, ConfigError, InvalidRequest
 from bild_dist.evaluation.bench import usage
+from bild_dist.evaluation.run.record import plain
 from bild_dist.evaluation.sweep import plot
 from bild_dist.evaluation.sweep.grid import front
 from bild_dist.evaluation.sweep.journal import Journal
@@ -58,7 +61,8 @@ def swept(sweep: Sweep, out: Path, command: str, inproc: InProcess) -> Study:
         BildError: a worker failed, or a file cannot be read or written.
     """
     journal = Journal.beside(out, identity(sweep))
-    study = asyncio.run(Stages(sweep, journal, environment(command), inproc).run())
+    about = {**environment(command), "sweep": fingerprint(sweep)}
+    study = asyncio.run(Stages(sweep, journal, about, inproc).run())
     study.write(out)
     journal.close()
     return study
@@ -67,16 +71,24 @@ def swept(sweep: Sweep, out: Path, command: str, inproc: InProcess) -> Study:
 def identity(sweep: Sweep) -> dict[str, Any]:
     """What the pieces of a sweep depend on."""
 
-    def plain(value: Any) -> Any:
+    def told(value: Any) -> Any:
         return {k: v for k, v in dataclasses.asdict(value).items() if k != "listen"}
 
     return {
         "task": sweep.task, "split": sweep.split, "items": [item.prompt for item in sweep.items],
-        "small": plain(sweep.config.small), "large": plain(sweep.config.large),
-        "orchestrator": plain(sweep.config.orchestrator),
+        "small": told(sweep.config.small), "large": told(sweep.config.large),
+        "orchestrator": told(sweep.config.orchestrator),
         "middle": {k: str(v) for k, v in dataclasses.asdict(sweep.grid.middle).items()},
         "measured": [s.name for s in sweep.grid.settings()] if sweep.measure else [],
     }  # fmt: skip
+
+
+def fingerprint(sweep: Sweep) -> str:
+    """Of all that a finished sweep depends on: its pieces, its settings and its metrics."""
+    said = [identity(sweep), [setting.as_dict() for setting in sweep.grid.settings()],
+            [metric.name for metric in sweep.metrics], sweep.recorded, sweep.only_front,
+            [list(item.references) for item in sweep.items]]  # fmt: skip
+    return sha256(json.dumps(plain(said), default=str).encode()).hexdigest()
 
 
 def environment(command: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from bild_dist.config import Config, settled
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.metrics import registry as metrics
+from bild_dist.evaluation.run.options import defaults, taught_prefixes
 from bild_dist.evaluation.run.running import worded
 from bild_dist.evaluation.sweep.grid import Grid
 from bild_dist.evaluation.sweep.running import RECORDED, Sweep
@@ -118,8 +119,11 @@ def asked(argv: Sequence[str], top: Parser | None = None) -> tuple[Asked, argpar
     known = {*vars(parser().parse_args(["--task", "x", "--out", "x"]))} - OWN
     settings = {name: value for name, value in values.items() if name in known}
     config, _ = settled(settings)
-    base = _base(config.generate, task, settings)
+    base = _base(config.generate, task)
     config = config.overlaid(orchestrator={"concurrency": 1})
+    out = Path(values["out"])
+    if out.is_dir() or not out.parent.is_dir():
+        raise ConfigError(f"--out {out}: name a file in a folder that exists")
     split = values["split"] or ("validation" if "validation" in task.splits else task.default_split)
     if values["count"] is not None and values["count"] < 2:
         raise ConfigError(
@@ -128,18 +132,16 @@ def asked(argv: Sequence[str], top: Parser | None = None) -> tuple[Asked, argpar
     return Asked(
         config=config, grid=_grid(base, values, config), task=task, split=split,
         count=values["count"], metrics=tuple(values["metric"] or ()), prefix=values["prefix"],
-        template=values["template"], out=Path(values["out"]),
+        template=values["template"], out=out,
         plot=Path(values["plot"]) if own and values["plot"] else None,
         front=own and values["front"], measure=own and values["measure"],
         record=values["record"] if own else RECORDED[0],
     ), words  # fmt: skip
 
 
-def _base(given: Options, task: Task, settings: Mapping[str, Any]) -> Options:
+def _base(given: Options, task: Task) -> Options:
     """The options that all settings share: the task's own, unless the user said otherwise."""
-    own = {n: v for n, v in task.options.items() if settings.get(n) is None}
-    base = given.merged({name: value for name, value in own.items()
-                         if getattr(given, name) == getattr(Options(), name)})  # fmt: skip
+    base = given.merged(defaults(task, given))
     default = Options()
     for name in _GREEDY:
         if getattr(base, name) != getattr(default, name):
@@ -215,12 +217,16 @@ def planned(found: Asked, *, split: str | None = None, count: int | None = None)
 
 def _wording(found: Asked) -> Wording:
     """What stands around every item: the user's, or what the large model was taught."""
-    decoder_only, prefixed = True, False
     model = found.config.large.model
+    decoder_only = True
     if not model.startswith("toy:") and not model.endswith(".gguf"):
-        said = json.loads((hub.folder_of(model) / "config.json").read_text(encoding="utf-8"))
+        file = hub.folder_of(model) / "config.json"
+        try:
+            said = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{file} cannot be read: {error}") from None
         decoder_only = not said.get("is_encoder_decoder", False)
-        prefixed = bool(said.get("task_specific_params"))
+    prefixed = not decoder_only and taught_prefixes(model)
     return wording(
         found.task, decoder_only=decoder_only, prefixed=prefixed, prefix=found.prefix,
         template=found.template,

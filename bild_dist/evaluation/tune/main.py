@@ -20,7 +20,7 @@ from bild_dist import log
 from bild_dist.errors import BildError, ConfigError, InvalidRequest
 from bild_dist.evaluation.metrics.base import Resamples, mean, percentiles
 from bild_dist.evaluation.run.record import Setting
-from bild_dist.evaluation.sweep.main import swept
+from bild_dist.evaluation.sweep.main import fingerprint, swept
 from bild_dist.evaluation.sweep.options import Asked, asked, grid_options, planned
 from bild_dist.evaluation.sweep.running import Sweep
 from bild_dist.evaluation.sweep.study import Study
@@ -61,6 +61,8 @@ def parser() -> Parser:
     tune.add_argument("--out", required=True, metavar="FILE.toml", help="for bild generate -c")
     tune.add_argument("--from", dest="source", metavar="SWEEP.json",
                       help="choose from a sweep that is there, instead of making one")  # fmt: skip
+    tune.add_argument("--measure", action="store_true",
+                      help="time every setting in worker processes, instead of predicting it")  # fmt: skip
     tune.add_argument("--test-split", metavar="NAME", help="to check on (default: test)")
     tune.add_argument("--test-count", type=int, metavar="N", help="(default: as --count)")
     grid_options(top)
@@ -87,7 +89,7 @@ def planned_tune(argv: Sequence[str]) -> Plan:
             f"--split and --test-split are both {split!r}: a choice is checked on texts that it was not made on"
         )
     return Plan(
-        asked=dataclasses.replace(found, metrics=names, front=False, measure=False), floors=floors,
+        asked=dataclasses.replace(found, metrics=names, measure=words.measure), floors=floors,
         confidence=words.confidence, test_split=split, test_count=words.test_count or found.count,
         source=Path(words.source) if words.source else None,
         command=shlex.join(["bild", "tune", *argv]),
@@ -166,6 +168,11 @@ class Tune:
 
     def _swept(self, sweep: Sweep, part: str) -> Study:
         path = self._plan.asked.out.with_suffix(f".{part}.json")
+        if path.exists():
+            # An interrupted command goes on: what it had finished is not made again.
+            found = Study.read(path)
+            if found.environment.get("sweep") == fingerprint(sweep):
+                return found
         return swept(sweep, path, self._plan.command, self._inproc)
 
     def _fits(self, study: Study, test: Sweep) -> None:
