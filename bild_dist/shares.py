@@ -3,8 +3,9 @@
 Most rules look at one number of a distribution, and only that crosses the wire. The others compare
 p_L with p_S, so the small worker's distribution at each drafted token goes along as a *row*:
 
-- for a distance, the 64 likeliest tokens with their probabilities; what they leave is one lump. No
-  distance over such cells exceeds the one over the whole vocabulary. 520 bytes a token.
+- for a distance, the 64 likeliest tokens with their probabilities; what they leave is one lump. Over
+  such cells `kl`, `js` and `tv` are never more than over the whole vocabulary; `l2` may be. 520
+  bytes a token.
 - for rejection, everything that could be drawn: the support that top-k and top-p leave, 8 bytes an
   id, or, where that is most of the vocabulary, a float32 for every id (128 KB a token for T5).
 
@@ -111,6 +112,7 @@ def read(row: bytes, vocabulary: int) -> Shares:
         values.byteswap()
     ids: Sequence[int] = range(entries) if dense else tuple(named)
     good = entries > 0 and min(ids) >= 0 and max(ids) < vocabulary and min(values) >= 0
+    good = good and (bool(dense) or len(set(ids)) == entries)
     if not (good and 0 < sum(values) <= 1 + 1e-3):
         raise RemoteProtocolError("a row of probabilities must be one over the vocabulary")
     return Shares(ids, tuple(values))

@@ -19,7 +19,7 @@ from typing import Final
 
 from bild_dist.orchestrator.decoder import Decoder
 from bild_dist.orchestrator.prompt import Prompt
-from bild_dist.types import Mode, Options, Policy, Result, Source
+from bild_dist.types import Confidence, Distance, Mode, Options, Policy, Result, Role, Source
 
 NATS: Final = (inf, 16.0, 12.0, 9.0, 7.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.5, 0.0)
 """Thresholds of a whole curve, -ln of the probability: from the small model's text to the large
@@ -42,7 +42,8 @@ def replacing(options: Options, nats: float) -> Options:
     return options.merged(
         {
             "mode": Mode.BILD, "policy": Policy.BILD, "alpha_fb": 0.0, "alpha_rb": nats, "adapt": 0.0,
-            "window": options.max_new_tokens, "verify_tail": True,
+            "window": options.max_new_tokens, "verify_tail": True, "first": Role.SMALL,
+            "confidence": Confidence.MAX, "distance": Distance.CE,
         }
     )  # fmt: skip
 

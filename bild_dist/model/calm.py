@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from math import exp
 from typing import Any
@@ -67,8 +68,16 @@ class CalmModel(HfModel):
                 "a worker with --calm writes alone and checks nothing: ask for mode 'large' or "
                 "'small', or start it without"
             )
-        if work.rows == 0 or len(work.ids) - work.at > 1:
+        if work.rows == 0:
             return super().forward(work)
+        # Id by id: which layers run, and so the text, must depend on the ids and not on how the
+        # schedule cut them into passes.
+        for end in range(work.at + 1, len(work.ids)):
+            self._leaving(replace(work, at=end - 1, ids=work.ids[:end], rows=0))
+        return self._leaving(replace(work, at=len(work.ids) - 1))
+
+    def _leaving(self, work: Pass) -> list[Choice]:
+        """A pass over one id that may leave its layers early."""
         rules = self._rules[work.slot]
         position = len(work.ids) - rules.begin
         level = threshold(self._wanted, self._decay, position, rules.limit - rules.begin)

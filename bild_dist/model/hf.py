@@ -145,19 +145,18 @@ class HfModel:
             for sure, far, token, *others in numbers
         ]
         if work.shares or work.against:
-            choices = self._compared(held.measures, work, logits, total, choices)
+            choices = self._compared(held.measures, work, logits, choices)
         return choices
 
     @staticmethod
     def _compared(
-        measures: Measures, work: Pass, logits: torch.Tensor, total: torch.Tensor,
-        choices: list[Choice],
-    ) -> list[Choice]:  # fmt: skip
+        measures: Measures, work: Pass, logits: torch.Tensor, choices: list[Choice]
+    ) -> list[Choice]:
         """The choices with what a comparison of both models' distributions needs, or says."""
         if work.shares:
-            rows = measures.rows(logits, total)
+            rows = measures.rows(logits)
             return [replace(c, shares=row) for c, row in zip(choices, rows, strict=True)]
-        far = measures.distances(logits, total, work.against) or []
+        far = measures.distances(logits, work.against) or []
         for row, distance in enumerate(far):
             choices[row] = replace(choices[row], distance=distance)
         index = len(work.ids) - work.rows + 1

@@ -36,13 +36,13 @@ class Measures:
             return nats.neg().exp()
         return (logits.amax(-1) - total).exp()
 
-    def rows(self, logits: torch.Tensor, total: torch.Tensor) -> list[bytes]:
-        """What the other worker must see of each row. Shapes as for `sureness`."""
+    def rows(self, logits: torch.Tensor) -> list[bytes]:
+        """What the other worker must see of each row. Shapes: `logits` RV."""
         if self._drawn:
             return [self._law(row) for row in self._draw.law(logits)]
-        logits = logits[:, : self._rules.vocabulary]
+        logits = logits[:, : self._rules.vocabulary].double()
         ids = ranked(logits, SKETCH)
-        chances = (logits.gather(-1, ids) - total[:, None]).exp()
+        chances = (logits.gather(-1, ids) - _whole(logits)).exp()
         return [pack(p, i) for p, i in zip(chances.tolist(), ids.tolist(), strict=True)]
 
     def _law(self, law: torch.Tensor) -> bytes:
@@ -51,16 +51,16 @@ class Measures:
             return pack(law.tolist())
         return pack(law[ids].tolist(), ids.tolist())
 
-    def distances(
-        self, logits: torch.Tensor, total: torch.Tensor, against: Sequence[Shares]
-    ) -> list[float] | None:
+    def distances(self, logits: torch.Tensor, against: Sequence[Shares]) -> list[float] | None:
         """How far each of the first rows is from the other model's; None where -ln p says it."""
         if self._rules.distance == Distance.CE or not against:
             return None
         found = []
+        laws = logits[: len(against), : self._rules.vocabulary].double()
+        laws = (laws - _whole(laws)).exp()
         for row, (ids, values) in enumerate(against):
             named = torch.tensor(list(ids), device=logits.device)
-            here = (logits[row, named].double() - total[row].double()).exp().tolist()
+            here = laws[row, named].tolist()
             found.append(apart(self._rules.distance, values, here))
         return found
 
@@ -91,6 +91,13 @@ class Measures:
             settled.append(int((left.log() + noise).argmax()))
             break
         return settled
+
+
+def _whole(logits: torch.Tensor) -> torch.Tensor:
+    """logsumexp of each row, R1, in float64: in float32 what the likeliest ids leave over would be
+    noise of 1e-6 and more, which a divergence takes for something that cannot be.
+    """
+    return logits.double().logsumexp(-1, keepdim=True)
 
 
 def _dense(seen: Shares, like: torch.Tensor) -> torch.Tensor:

@@ -16,19 +16,30 @@ from bild_dist.types import Options, nearest
 Changes: TypeAlias = Mapping[str, Any]
 """Fields of `types.Options` with their values."""
 
+_BILD: Final[Changes] = {"mode": "bild", "policy": "bild"}
+
 BASELINES: Final[Mapping[str, Changes]] = {
     # The ends of the dial.
     **{mode: {"mode": mode, "policy": "bild"} for mode in ("large", "small", "exact")},
     # Figure 5 of the paper: each half of the policy without the other.
-    "no rollback": {"alpha_rb": inf},
-    "no fallback": {"alpha_fb": 0.0},
+    "no rollback": {**_BILD, "alpha_rb": inf},
+    "no fallback": {**_BILD, "alpha_fb": 0.0, "adapt": 0.0},
     # Lossless speculative sampling, the draft as long each time.
     **{
-        f"rejection {n}": {"policy": "rejection", "window": n, "schedule": None}
+        f"rejection {n}": {
+            "mode": "bild",
+            "policy": "rejection",
+            "window": n,
+            "schedule": None,
+            "adapt": 0.0,
+            "confidence": "max",
+            "distance": "ce",
+            "verify_tail": True,
+        }
         for n in range(3, 11)
     },
     # Table 5: nucleus sampling.
-    "nucleus": {"temperature": 1.0, "top_p": 0.8},
+    "nucleus": {"policy": "bild", "temperature": 1.0, "top_k": 0, "top_p": 0.8},
 }
 """What changes in a setting under each name; everything else stays as the setting has it."""
 

@@ -61,10 +61,13 @@ def test_without_fallback_the_large_model_writes_every_nth_token(
 
 def test_every_baseline_is_a_setting() -> None:
     """Each name gives options that pass their own checks, and nothing else changes."""
-    setting = Options(max_new_tokens=7, seed=3)
-    for name in BASELINES:
-        made = baseline(name, setting)
-        assert (made.max_new_tokens, made.seed) == (7, 3)
+    odd = Options(max_new_tokens=7, seed=3, adapt=0.2, distance="kl", confidence="margin",
+                  verify_tail=False)  # fmt: skip
+    for setting in (Options(max_new_tokens=7, seed=3), odd, baseline("rejection 3", odd)):
+        for name in BASELINES:
+            made = baseline(name, setting)
+            assert (made.max_new_tokens, made.seed) == (7, 3)
+            assert (made.policy == "rejection") == name.startswith("rejection")
 
 
 def test_a_misspelt_baseline_offers_the_nearest() -> None:

@@ -155,6 +155,29 @@ def test_texts_and_exits_are_those_of_the_definition(name: str, tmp_path: Path) 
     assert LAYERS in seen
 
 
+def test_how_ids_are_cut_into_passes_changes_nothing(tmp_path: Path) -> None:
+    """A draft behind a check feeds several ids at once; each leaves its layers where it would
+    alone.
+    """
+    folder = write_model(tmp_path, "llama", layers=LAYERS, seed=4, spread=3.0)
+    model = load(WorkerConfig(model=str(folder), threads=1, max_length=64, calm=0.6))
+    assert isinstance(model, CalmModel)
+    model.allocate(2)
+    line = [*PROMPT, *range(3, 3 + NEW)]
+    for slot in (0, 1):
+        model.open(slot, (), rules_for(model, len(PROMPT), NEW + 1))
+        model.forward(Pass(slot, 0, PROMPT[:-1], rows=0))
+    at, exits = len(PROMPT) - 1, set()
+    for end in range(len(PROMPT), len(line) + 1):
+        (alone,) = model.forward(Pass(0, end - 1, line[:end], rows=1))
+        exits.add(model.exit_layer)
+        if end % 3 == 0:
+            (together,) = model.forward(Pass(1, at, line[:end], rows=1))
+            assert (together.token, together.confidence) == (alone.token, alone.confidence)
+            at = end
+    assert len(exits) > 1
+
+
 def test_the_threshold_decays_from_its_height() -> None:
     """0.9 lambda + 0.1 exp(-decay t / N), within 0 and 1."""
     assert threshold(0.9, 4.0, 0, 10) == pytest.approx(0.91)
