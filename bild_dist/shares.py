@@ -19,8 +19,10 @@ import struct
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from math import exp, inf, log, sqrt
-from typing import Final, NamedTuple
+from typing import Final
 
 from bild_dist.errors import InvalidRequest, RemoteProtocolError
 from bild_dist.messages import Rules
@@ -31,13 +33,24 @@ SKETCH: Final = 64
 
 _HEAD: Final = struct.Struct("<II")
 _SWAP: Final = sys.byteorder == "big"
+_PLAIN: Final = bytes(range(0x40))
 
 
-class Shares(NamedTuple):
-    """Ids and their probabilities, most likely first where ids are named. Can be a key."""
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Ids and their probabilities, most likely first where ids are named. Can be a key.
 
-    ids: Sequence[int]
-    values: Sequence[float]
+    The probabilities stay as they came: a Python number for each id of a large vocabulary takes
+    milliseconds every time that they are copied.
+    """
+
+    row: bytes
+    ids: Sequence[int] = field(compare=False)
+    values: array[float] = field(compare=False)
+
+    def of(self, token: int) -> float:
+        """The probability of an id; of one that is not here, 0."""
+        return self.values[self.ids.index(token)] if token in self.ids else 0.0
 
 
 def check(rules: Rules) -> None:
@@ -64,29 +77,42 @@ def size(count: int, *, dense: bool) -> int:
     return _HEAD.size + count * (4 if dense else 8)
 
 
+def longest(rules: Rules) -> int:
+    """Bytes of the longest row that these rules ask for; 0 where they ask for none."""
+    width = rules.vocabulary
+    if drawn(rules):
+        support = min(rules.top_k or width, width)
+        return min(size(support, dense=False), size(width, dense=True))
+    return size(min(SKETCH, width), dense=False) if needed(rules) else 0
+
+
 def pack(values: Sequence[float], ids: Sequence[int] | None = None) -> bytes:
-    """One row. Without `ids` the entries are those of 0, 1, 2, ..."""
+    """One row. Without `ids` the entries are those of 0, 1, 2, ... Arrays are copied as they are."""
     head = _HEAD.pack(len(values), ids is None)
     return head + _bytes(array("i", ids or ())) + _bytes(array("f", values))
 
 
-def split(rows: bytes, count: int) -> list[bytes]:
-    """The rows for `count` tokens, one by one.
+def bounds(rows: bytes, count: int) -> list[int]:
+    """Where each of the rows for `count` tokens begins, and where the last one ends.
 
     Raises:
         RemoteProtocolError: there are not exactly so many.
     """
-    found, at = [], 0
-    while at + _HEAD.size <= len(rows):
-        entries, dense = _HEAD.unpack_from(rows, at)
-        end = at + size(entries, dense=bool(dense))
+    found = [0]
+    while found[-1] + _HEAD.size <= len(rows):
+        entries, dense = _HEAD.unpack_from(rows, found[-1])
+        end = found[-1] + size(entries, dense=bool(dense))
         if dense > 1 or end > len(rows):
             break
-        found.append(rows[at:end])
-        at = end
-    if at != len(rows) or len(found) != count:
+        found.append(end)
+    if found[-1] != len(rows) or len(found) != count + 1:
         raise RemoteProtocolError(f"{count} rows of probabilities must come with {count} tokens")
     return found
+
+
+def split(rows: bytes, count: int) -> list[bytes]:
+    """The rows for `count` tokens, one by one. Errors as for `bounds`."""
+    return [rows[start:end] for start, end in pairwise(bounds(rows, count))]
 
 
 def rows_of(rows: bytes, count: int) -> list[bytes]:
@@ -111,11 +137,15 @@ def read(row: bytes, vocabulary: int) -> Shares:
         named.byteswap()
         values.byteswap()
     ids: Sequence[int] = range(entries) if dense else tuple(named)
-    good = entries > 0 and min(ids) >= 0 and max(ids) < vocabulary and min(values) >= 0
-    good = good and (bool(dense) or len(set(ids)) == entries)
+    # The highest byte of a float32 tells whether it is a number from 0 to below 2.
+    good = entries > 0 and not row[start + 3 :: 4].translate(None, _PLAIN)
+    if dense:
+        good = good and entries <= vocabulary
+    else:
+        good = good and min(ids) >= 0 and max(ids) < vocabulary and len(set(ids)) == entries
     if not (good and 0 < sum(values) <= 1 + 1e-3):
         raise RemoteProtocolError("a row of probabilities must be one over the vocabulary")
-    return Shares(ids, tuple(values))
+    return Shares(row, ids, values)
 
 
 def sketch(chances: Sequence[float]) -> bytes:

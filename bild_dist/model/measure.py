@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from itertools import islice
+from typing import Any
 
 import torch
 
@@ -46,23 +48,25 @@ class Measures:
         return [pack(p, i) for p, i in zip(chances.tolist(), ids.tolist(), strict=True)]
 
     def _law(self, law: torch.Tensor) -> bytes:
+        """Shape: V."""
         ids = law.nonzero()[:, 0]
         if 2 * len(ids) > len(law):
-            return pack(law.tolist())
-        return pack(law[ids].tolist(), ids.tolist())
+            return pack(_array("f", law))
+        return pack(_array("f", law[ids]), _array("i", ids))
 
     def distances(self, logits: torch.Tensor, against: Sequence[Shares]) -> list[float] | None:
         """How far each of the first rows is from the other model's; None where -ln p says it."""
         if self._rules.distance == Distance.CE or not against:
             return None
-        found = []
         laws = logits[: len(against), : self._rules.vocabulary].double()
-        laws = (laws - _whole(laws)).exp()
-        for row, (ids, values) in enumerate(against):
-            named = torch.tensor(list(ids), device=logits.device)
-            here = laws[row, named].tolist()
-            found.append(apart(self._rules.distance, values, here))
-        return found
+        # All entries of all rows in one transfer either way.
+        named = [(row, token) for row, seen in enumerate(against) for token in seen.ids]
+        rows, ids = torch.tensor(named, device=logits.device).unbind(-1)
+        here = iter((laws[rows, ids] - _whole(laws)[rows, 0]).exp().tolist())
+        return [
+            apart(self._rules.distance, seen.values, list(islice(here, len(seen.ids))))
+            for seen in against
+        ]
 
     def settle(
         self, logits: torch.Tensor, index: int, judged: Sequence[int], against: Sequence[Shares]
@@ -78,12 +82,11 @@ class Measures:
         chances = laws[range(len(judged)), list(judged)].tolist()
         settled: list[int] = []
         for row, (token, seen) in enumerate(zip(judged, against, strict=True)):
-            small = _dense(seen, laws)
             position = index - self._rules.begin + row
-            if accepted(self._rules, position, float(small[token]), chances[row]):
+            if accepted(self._rules, position, seen.of(token), chances[row]):
                 settled.append(token)
                 continue
-            left = (laws[row] - small).clamp_(min=0)
+            left = (laws[row] - _dense(seen, laws)).clamp_(min=0)
             # Where rounding leaves nothing, the two laws are one.
             left = left if bool(left.any()) else laws[row]
             ids = torch.arange(len(left), device=left.device)
@@ -100,12 +103,21 @@ def _whole(logits: torch.Tensor) -> torch.Tensor:
     return logits.double().logsumexp(-1, keepdim=True)
 
 
+def _array(code: str, values: torch.Tensor) -> array[Any]:
+    """Float32 (code `f`) or int32 (`i`), without a Python number for each."""
+    held = array(code, bytes(4 * len(values)))
+    if held:
+        kind = torch.float32 if code == "f" else torch.int32
+        torch.frombuffer(held, dtype=kind).copy_(values)
+    return held
+
+
 def _dense(seen: Shares, like: torch.Tensor) -> torch.Tensor:
     """Shapes: K entries to V."""
-    values = torch.frombuffer(array("d", seen.values), dtype=torch.float64).to(like.device)
+    values = torch.frombuffer(seen.values, dtype=torch.float32).to(like.device).double()
     dense = torch.zeros(like.shape[1], dtype=torch.float64, device=like.device)
     if isinstance(seen.ids, range):
         dense[: len(values)] = values
     else:
-        dense[torch.tensor(list(seen.ids), device=like.device)] = values
+        dense[torch.tensor(seen.ids, device=like.device)] = values
     return dense

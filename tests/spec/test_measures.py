@@ -5,6 +5,7 @@ one of its cache-free definition, on every schedule that it knows.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from math import exp, inf, log
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 import torch
 
 from bild_dist.errors import InvalidRequest, RemoteProtocolError
-from bild_dist.messages import Rules
+from bild_dist.messages import Draft, Drafted, Rules
 from bild_dist.model.draw import Draw
 from bild_dist.model.measure import Measures
 from bild_dist.orchestrator.prompt import check_frame
+from bild_dist.policy.contract import check_drafted
+from bild_dist.policy.line import Line
 from bild_dist.policy.machine import Machine
 from bild_dist.policy.rules import Ruler
 from bild_dist.sampling import choose, law, settle
@@ -158,6 +161,10 @@ def test_tensors_measure_what_lists_do() -> None:
             assert list(listed.ids) == list(seen[row].ids)
             expected = apart_by_definition(kind, small, large, 0)
             assert found[row] == pytest.approx(expected, abs=1e-5)
+        seen[1] = read(pack([0.5], [3]), width)
+        alone = apart(kind, [0.5], [p_l[1].softmax(-1)[3].item()])
+        some = pytest.approx(alone, abs=1e-5)
+        assert measures.distances(p_l, seen) == [found[0], some, *found[2:]]
     for kind in ("max", "margin", "entropy"):
         asked = rules(vocabulary=width, confidence=kind)
         got = Measures(asked, Draw(asked)).sureness(p_s, p_s.logsumexp(-1)).tolist()
@@ -278,14 +285,88 @@ def test_what_rejection_cannot_do_is_refused_by_name(setting: dict[str, Any], wo
         Options(policy="rejection", **setting)  # type: ignore[arg-type]
 
 
+def check(vocabulary: int, new: int, **changes: Any) -> None:
+    """Whether a request passes, once its rules are known."""
+    options = Options().merged(changes)
+    sampling = {"temperature": float(options.temperature), "top_k": options.top_k}
+    check_frame(options, rules(new, vocabulary=vocabulary, **sampling))
+
+
+REJECTS: dict[str, Any] = {"policy": "rejection", "temperature": 1.0}
+
+
 def test_a_draft_that_fits_no_message_is_refused() -> None:
     """With the largest window that would fit, and not at all where nothing is sent."""
-    asked = Options(policy="rejection", temperature=1.0)  # type: ignore[arg-type]
-    check_frame(asked, 49_152)
-    check_frame(asked.merged({"temperature": 0}), 151_936)
-    check_frame(asked.merged({"top_k": 50}), 151_936)
+    check(49_152, 128, **REJECTS)
+    check(151_936, 128, policy="rejection")
+    check(151_936, 128, **REJECTS, top_k=50)
     with pytest.raises(InvalidRequest, match="a window of at most 6, or a smaller top_k"):
-        check_frame(asked, 151_936)
+        check(151_936, 128, **REJECTS)
+
+
+def test_a_draft_is_as_long_as_its_window_and_its_text_allow() -> None:
+    """A window that the text cannot fill is no reason to refuse; a draft that passes through its
+    windows is as long as the text.
+    """
+    check(151_936, 6, **REJECTS)
+    check(32_000, 20_000, distance="kl", schedule="paper")
+    check(32_000, 20_000, schedule="through", window=9000)
+    check(32_000, 20_000, distance="kl", schedule="through", mode="exact")
+    check(32_000, 7000, distance="kl", schedule="overlap", window=9000)
+    for setting, words in (
+        ({"window": 8000}, "a window of at most 7069, or distance 'ce'"),
+        ({"schedule": "overlap"}, "max_new_tokens of at most 7069, or distance 'ce'"),
+    ):
+        with pytest.raises(InvalidRequest, match=words):
+            check(32_000, 20_000, distance="kl", **setting)
+
+
+def test_candidates_are_counted_where_they_were_asked_for() -> None:
+    """So many for each position below the threshold, wherever that has moved to within the draft."""
+    line = Line(PROMPT, rules(), Options(alpha_fb=0.3, adapt=0.4))
+    asked = Draft(session=1, epoch=0, seq=1, at=2, digest=0, tokens=(4,), limit=4, stops=False,
+                  piece=0, others=2)  # fmt: skip
+    reply = Drafted(
+        session=1, epoch=0, seq=1, tokens=(1, 2, 3, 4), confidences=(0.25, 0.28, 0.285, 0.9),
+        low=False, low_token=-1, low_confidence=0.0, final=True, length=6, passes=4, queue_ns=0,
+        compute_ns=0, others=(5, 6, 7, 8),
+    )  # fmt: skip
+    check_drafted(asked, reply, line, rules())
+    for wrong in ((), (5, 6), (5, 6, 7, 8, 9, 10)):
+        with pytest.raises(RemoteProtocolError, match="other candidates that were asked for"):
+            check_drafted(asked, replace(reply, others=wrong), line, rules())
+    line.draft(asked, reply)
+    assert [guess.others for guess in line.guesses] == [(5, 6), (), (7, 8), ()]
+
+
+@pytest.mark.parametrize("setting", [{}, {"top_k": 300}, {"top_k": 5}, {"top_p": 0.4}])
+def test_what_tensors_send_is_what_lists_would(setting: dict[str, Any]) -> None:
+    """The law of a draw goes out bit by bit as it does number by number."""
+    width = 512
+    asked = rules(vocabulary=width, rejection=True, temperature=1.2, **setting)
+    logits = torch.randn(3, width, generator=torch.Generator().manual_seed(4))
+    for row, law_ in zip(Measures(asked, Draw(asked)).rows(logits), Draw(asked).law(logits).tolist(),
+                         strict=True):  # fmt: skip
+        some = {token: p for token, p in enumerate(law_) if p > 0}
+        dense = 2 * len(some) > width
+        assert row == (pack(law_) if dense else pack(list(some.values()), list(some)))
+        seen = read(row, width)
+        assert [seen.of(token) for token in range(width)] == pytest.approx(law_)
+        assert seen.of(width) == 0
+
+
+def test_a_row_over_all_ids_is_checked_and_can_be_a_key() -> None:
+    """It may be as long as the vocabulary and hold numbers from 0 to 1; the same row is the same
+    key.
+    """
+    wide = [1 / 256] * 256
+    assert len({read(pack(wide), 256), read(pack(wide), 300), read(pack(wide[1:]), 256)}) == 2
+    with pytest.raises(RemoteProtocolError):
+        read(pack(wide), 255)
+    for bad in (-1e-9, float("nan"), float("-nan"), inf, -inf, 2.0, 1e30):
+        for at in (0, 255):
+            with pytest.raises(RemoteProtocolError):
+                read(pack([*wide[:at], bad, *wide[at + 1 :]]), 256)
 
 
 def test_rows_that_are_none_are_refused() -> None:
