@@ -12,7 +12,7 @@ from bild_dist.errors import RemoteProtocolError
 from bild_dist.kv.prefix import Prefix
 from bild_dist.messages import Draft, Drafted, Rules, Verified, Verify
 from bild_dist.policy.rules import Ruler
-from bild_dist.shares import needed, split
+from bild_dist.shares import bounds, needed
 
 
 class Place(Protocol):
@@ -33,9 +33,11 @@ def check_drafted(asked: Draft, reply: Drafted, place: Place, rules: Rules) -> N
     written = len(place.prefix) - fed + len(reply.tokens)
     ended = bool(reply.tokens) and reply.tokens[-1] in rules.end_ids
     ruler, unsure = place.ruler, 0
-    for confidence in reply.confidences:
-        unsure += ruler.low(confidence)
-        ruler = ruler.after(ruler.owner(confidence), confidence)
+    # Most answers need no walk.
+    if asked.others or reply.low:
+        for doubt, _, behind in place.ruler.along(reply.confidences):
+            unsure += doubt
+            ruler = behind
     low = reply.low and asked.stops and ruler.low(reply.low_confidence)
     _require(len(reply.tokens) == len(reply.confidences), "as many confidences as tokens")
     _require(written <= asked.limit, "no more tokens than asked for")
@@ -58,7 +60,7 @@ def check_drafted(asked: Draft, reply: Drafted, place: Place, rules: Rules) -> N
     # Where its outlook may end a draft, the worker's arithmetic is taken on trust.
     _require(reply.final == reason or (reply.final and asked.outlook.floor > 0),
              "its end exactly where there is a reason for one")  # fmt: skip
-    split(reply.shares, len(reply.tokens) if needed(rules) else 0)
+    bounds(reply.shares, len(reply.tokens) if needed(rules) else 0)
 
 
 def check_verified(asked: Verify, reply: Verified, rules: Rules) -> None:

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, Protocol
 
@@ -35,8 +34,7 @@ class Stops(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Guess:
+class Guess(NamedTuple):
     """A token on the line that is not text yet, and who decides about its position. `chance`: that
     it will stand, if all before it do.
     """
@@ -148,14 +146,16 @@ class Line:
         empty ones. `others`: the next best tokens, `each` for every position where it was unsure.
         """
         rest = iter(others)
-        for token, confidence, row in zip(tokens, confidences, shares, strict=True):
-            ruler = self.ruler
-            whose = Source.FALLBACK if self.starts_large else ruler.owner(confidence)
+        first = self.starts_large
+        walk = self.ruler.along(confidences)
+        for token, confidence, row, at in zip(tokens, confidences, shares, walk, strict=True):
+            unsure, whose, behind = at
+            if first:
+                whose, first = Source.FALLBACK, False
             stands = chance(outlook, confidence, whose)
-            behind = ruler.after(ruler.owner(confidence), confidence)
-            named = tuple(islice(rest, each)) if ruler.low(confidence) else ()
+            named = tuple(islice(rest, each)) if each and unsure else ()
             self.guesses.append(Guess(token, confidence, whose, stands, behind, row, named))
-            self.prefix.extend((token,))
+        self.prefix.extend(tokens)
 
     def declare(self, confidence: float, token: int) -> None:
         """The small model is unsure behind the line, where it would write `token`."""

@@ -15,6 +15,7 @@ follows.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from math import inf
 from typing import Final, NamedTuple, Self
@@ -112,6 +113,10 @@ class Ruler(NamedTuple):
         """Behind a token of that source. `measured`: None where nobody asked the small model, or its
         answer did not matter.
         """
+        run = next_run(self.run, source)
+        if not (self.adapt or self.product):
+            # The usual rulers: nothing but the run moves, at every token on both sides.
+            return type(self)(self.window, self.alpha_fb, run)
         alpha_fb = self.alpha_fb
         if self.adapt > 0 and measured is not None and source is not Source.WINDOW:
             # The quantile that the confidences of this text have there (Robbins and Monro 1951):
@@ -119,5 +124,14 @@ class Ruler(NamedTuple):
             moved = alpha_fb + STEP * (self.adapt - self.low(measured))
             alpha_fb = min(max(moved, 0.0), 1.0)
         level = measured if source is Source.SMALL and measured is not None else 1.0
-        run = next_run(self.run, source)
         return type(self)(self.window, alpha_fb, run, level, self.product, self.adapt)
+
+    def along(self, confidences: Iterable[float]) -> Iterator[tuple[bool, Source, Self]]:
+        """Measures the positions of a draft by their measured confidences: for each whether it is
+        `low`, whose it is, and the ruler behind it.
+        """
+        ruler = self
+        for measured in confidences:
+            low, whose = ruler.low(measured), ruler.owner(measured)
+            ruler = ruler.after(whose, measured)
+            yield low, whose, ruler

@@ -109,8 +109,8 @@ class Spare:
         if reply.seq != pending.seq:
             raise RemoteProtocolError("a spare slot answers what it was not asked")
         check_drafted(pending, reply, self, self._rules)
-        for confidence in reply.confidences:
-            self.ruler = self.ruler.after(self.ruler.owner(confidence), confidence)
+        for _, _, ruler in self.ruler.along(reply.confidences):
+            self.ruler = ruler
         self.prefix.extend(reply.tokens)
         self.shares += rows_of(reply.shares, len(reply.tokens))
         self.confidences += reply.confidences
