@@ -91,15 +91,13 @@ def choose(logs: Sequence[float], rules: Rules, index: int, others: int = 0) -> 
     `logs`: ln p of each id, nats (-inf where it may not stand). `index`: where in the line of ids,
     prompt included, the token will stand.
     """
-    width = min(len(logs), rules.vocabulary)
     if not sampled(rules):
+        width = min(len(logs), rules.vocabulary)
         return heapq.nsmallest(1 + others, range(width), key=lambda t: (-logs[t], t))
-    ranked = sorted(range(width), key=lambda t: (-logs[t], t))
-    # Less the largest, so that no temperature, however small, makes an infinity of it.
-    scaled = {t: (logs[t] - logs[ranked[0]]) / rules.temperature for t in ranked}
-    count = _support([scaled[t] for t in ranked], rules)
+    ranked, scaled = _scaled(logs, rules)
+    count = _support(scaled, rules)
     key = stream(rules.seed, index - rules.begin)
-    scores = {t: scaled[t] + gumbel(key, t) for t in ranked[:count]}
+    scores = {t: s + gumbel(key, t) for t, s in zip(ranked[:count], scaled, strict=False)}
     best = heapq.nsmallest(1 + others, scores, key=lambda t: (-scores[t], t))
     return best + ranked[count : 1 + others]
 
@@ -108,9 +106,7 @@ def law(logs: Sequence[float], rules: Rules) -> dict[int, float]:
     """What `choose` draws from: ids with their probabilities, most likely first. Arguments as there;
     the rules must draw with noise.
     """
-    width = min(len(logs), rules.vocabulary)
-    ranked = sorted(range(width), key=lambda t: (-logs[t], t))
-    scaled = [(logs[t] - logs[ranked[0]]) / rules.temperature for t in ranked]
+    ranked, scaled = _scaled(logs, rules)
     mass = [exp(s) for s in scaled[: _support(scaled, rules)]]
     total = sum(mass)
     return {t: m / total for t, m in zip(ranked, mass, strict=False)}
@@ -135,6 +131,14 @@ def settle(
 def accepted(rules: Rules, position: int, small: float, large: float) -> bool:
     """Whether a token of these probabilities stands; `position` 0 is the first generated token."""
     return uniform(stream(rules.seed, position, ACCEPT), 0) * small < large
+
+
+def _scaled(logs: Sequence[float], rules: Rules) -> tuple[list[int], list[float]]:
+    """The ids that the rules know, ranked, with their ln p / T but for a constant."""
+    width = min(len(logs), rules.vocabulary)
+    ranked = sorted(range(width), key=lambda t: (-logs[t], t))
+    # Less the largest, so that no temperature, however small, makes an infinity of it.
+    return ranked, [(logs[t] - logs[ranked[0]]) / rules.temperature for t in ranked]
 
 
 def _support(scaled: Sequence[float], rules: Rules) -> int:

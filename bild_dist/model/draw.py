@@ -44,10 +44,7 @@ class Draw:
             return ranked(logits, 1 + others) if others else logits.argmax(-1, keepdim=True)
         first = index - self._rules.begin
         keys = [stream(self._rules.seed, first + row) for row in range(logits.shape[0])]
-        # Less the largest, so that no temperature, however small, makes an infinity of it.
-        scaled = logits.double()
-        scaled -= scaled.amax(-1, keepdim=True)
-        scaled /= self._rules.temperature
+        scaled = self._scaled(logits)
         if not self._rules.top_k and self._rules.top_p == 1:
             scaled += gumbel(keys, torch.arange(logits.shape[1], device=logits.device))
             if others:
@@ -66,13 +63,19 @@ class Draw:
         vocabulary of the rules.
         """
         logits = logits[:, : self._rules.vocabulary]
-        scaled = logits.double()
-        scaled -= scaled.amax(-1, keepdim=True)
-        scaled /= self._rules.temperature
+        scaled = self._scaled(logits)
         if not self._rules.top_k and self._rules.top_p == 1:
             return scaled.softmax(-1)
         ids, scores = self._support(logits, scaled, 1)
         return torch.zeros_like(scaled).scatter_(-1, ids, scores.softmax(-1))
+
+    def _scaled(self, logits: torch.Tensor) -> torch.Tensor:
+        """ln p / T but for a constant, float64. Shapes: RV."""
+        # Less the largest, so that no temperature, however small, makes an infinity of it.
+        scaled = logits.double()
+        scaled -= scaled.amax(-1, keepdim=True)
+        scaled /= self._rules.temperature
+        return scaled
 
     def _support(
         self, logits: torch.Tensor, scaled: torch.Tensor, least: int
