@@ -1,7 +1,8 @@
 """The words that all parts of the system share: what a user asks for and what comes back.
 
-Units: times are integer nanoseconds (suffix `_ns`), distances are natural logarithms (nats), lengths
-and positions are tokens. Position 0 is the first generated token.
+Units: times are integer nanoseconds (suffix `_ns`), distances natural logarithms (nats) unless
+`Distance` says something else, lengths and positions are tokens. Position 0 is the first generated
+token.
 """
 
 from __future__ import annotations
@@ -115,7 +116,8 @@ class Options:
     """Fallback threshold: below this top probability of the small model the large one writes.
     In [0, 1]. Default: the setting of equal quality for unaligned pairs in the paper's table 1."""
     alpha_rb: float = 2.0
-    """Rollback threshold, nats: a small token further than this from the large model is replaced.
+    """Rollback threshold, in the unit of `distance`: a small token further than this from the large
+    model is replaced, if that one would write another.
     At least 0; infinity never rolls back. Default: as for `alpha_fb`."""
     policy: Policy = Policy.BILD
     """What decides about a small token. `rejection` draws a text of the large model's own law, with
@@ -181,7 +183,7 @@ class Options:
         _require(_number(self.alpha_fb) and 0 <= self.alpha_fb <= 1, "alpha_fb", self.alpha_fb,
                  "a number from 0 to 1 (for the large model's own text use mode 'exact')")  # fmt: skip
         _require(_number(self.alpha_rb) and self.alpha_rb >= 0, "alpha_rb", self.alpha_rb,
-                 "a number of nats of at least 0")  # fmt: skip
+                 "a number of at least 0")  # fmt: skip
         _require(_whole(self.window) and self.window >= 1, "window", self.window,
                  "a whole number of at least 1 (for the large model alone use mode 'large')")  # fmt: skip
         _require(_whole(self.branches) and 1 <= self.branches <= 8, "branches", self.branches,

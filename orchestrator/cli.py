@@ -196,8 +196,9 @@ def _generate_options(command: argparse.ArgumentParser) -> None:
     text.add_argument("--mode", choices=[m.value for m in Mode], help=f"(default: {default.mode})")
     text.add_argument("--alpha-fb", type=float, metavar="P",
                       help=f"the large model writes where the small one is less sure ({default.alpha_fb})")  # fmt: skip
-    text.add_argument("--alpha-rb", type=float, metavar="NATS",
-                      help=f"and replaces what it finds less likely than e^-NATS ({default.alpha_rb})")  # fmt: skip
+    text.add_argument("--alpha-rb", type=float, metavar="D",
+                      help="and replaces what lies further from it than D, nats unless --distance "
+                      f"is tv or l2 ({default.alpha_rb})")  # fmt: skip
     text.add_argument("--window", type=int, metavar="N",
                       help=f"most small tokens in a row ({default.window})")  # fmt: skip
     text.add_argument("--policy", choices=[p.value for p in Policy],

@@ -61,8 +61,9 @@ def test_without_fallback_the_large_model_writes_every_nth_token(
 
 def test_every_baseline_is_a_setting() -> None:
     """Each name gives options that pass their own checks, and nothing else changes."""
-    odd = Options(max_new_tokens=7, seed=3, adapt=0.2, distance="kl", confidence="margin",
-                  verify_tail=False)  # fmt: skip
+    odd = Options(max_new_tokens=7, seed=3, adapt=0.2, verify_tail=False).merged(
+        {"distance": "kl", "confidence": "margin"}
+    )
     for setting in (Options(max_new_tokens=7, seed=3), odd, baseline("rejection 3", odd)):
         for name in BASELINES:
             made = baseline(name, setting)
