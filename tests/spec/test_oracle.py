@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from bild_dist.evaluation.oracle import curve, replacing, share
+from bild_dist.evaluation.oracle import replacing
 from bild_dist.messages import Rules
 from bild_dist.policy.machine import Machine
-from bild_dist.types import Options, Result, Source
+from bild_dist.types import Options, Source
 from tests.drive import END, VOCABULARY, HandWorker, play, scripted
 from tests.oracle import Predictor
 
@@ -42,38 +40,3 @@ def test_texts_are_those_of_both_models_in_step() -> None:
             assert text == [t.token for t in tokens]
             assert replaced == sum(t.source is Source.ROLLBACK for t in tokens)
             assert {t.source for t in tokens} <= {Source.SMALL, Source.ROLLBACK}
-
-
-async def test_a_curve_leads_from_one_model_to_the_other() -> None:
-    """Without a threshold the text is the small model's own, at nought the large one's; the score
-    sees the texts in the order of the prompts.
-    """
-    import bild_dist
-
-    toys = ("toy:small?seed=3&f=0.3", "toy:large?seed=3&f=0.3")
-    prompts = ["Why is the sea salty?", "Tell me more."]
-    async with bild_dist.launch(*toys, transport="inproc", concurrency=2) as decoder:
-        own = {
-            mode: [
-                (await decoder.generate(prompt, mode=mode, max_new_tokens=NEW)).tokens
-                for prompt in prompts
-            ]
-            for mode in ("small", "large")
-        }
-
-        def score(results: Sequence[Result]) -> float:
-            pairs = zip(results, own["large"], strict=True)
-            return sum(result.tokens == tokens for result, tokens in pairs) / len(prompts)
-
-        options = Options(max_new_tokens=NEW)
-        points = await curve(decoder, prompts, score, options, nats=(float("inf"), 2.0, 0.0))
-    assert own["small"] != own["large"]
-    assert (points[0].share, points[0].quality) == (0.0, 0.0)
-    assert points[-1].quality == 1.0
-    assert 0 < points[-1].share < 1
-    assert points[0].share <= points[1].share <= points[-1].share
-
-
-def test_no_text_has_no_share() -> None:
-    """Nothing written, nothing replaced."""
-    assert share([]) == 0.0

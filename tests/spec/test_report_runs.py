@@ -14,6 +14,7 @@ from bild_dist.errors import ConfigError
 from bild_dist.evaluation.costs.bill import bill_of
 from bild_dist.evaluation.costs.shapes import shape_of
 from bild_dist.evaluation.costs.work import Meter
+from bild_dist.evaluation.oracle import replacing
 from bild_dist.evaluation.report.charts import front
 from bild_dist.evaluation.report.main import main
 from bild_dist.evaluation.report.report import sections
@@ -186,3 +187,16 @@ def test_a_folders_broken_records_are_named(
     assert "texts[0].sources has 'nobody'" in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"b\.json is no whole record"):
         read([tmp_path / "b.json"])
+
+
+def test_figure_2_counts_all_that_the_large_model_wrote() -> None:
+    """The oracle replaces tokens, which are rollbacks; the small model alone is where the curve begins."""
+    found = [run(2, own={"bleu": 10}, large={"bleu": 30}, mode="small")]
+    for nats, share, bleu in ((2.0, 0.1, 20), (1.0, 0.2, 25)):
+        one = run(0.5, own={"bleu": bleu}, large={"bleu": 30})
+        setting = Setting(f"oracle {nats:g}", replacing(Options(), nats))
+        figures = {**one.figures, "rollback_rate": share, "fallback_rate": 0.0}
+        found.append(replace(one, part=replace(one.part, setting=setting, figures=figures)))
+    (section,) = sections(found, {})
+    (chart,) = (chart for chart in section.charts if chart.number == 2)
+    assert chart.says == "0 %: 10.0; 10 %: 20.0; 20 %: 25.0"

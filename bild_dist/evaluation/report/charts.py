@@ -36,6 +36,8 @@ _STYLE: Final = {
     "ytick.color": INK, "savefig.facecolor": "white", "figure.facecolor": "white",
     "axes.facecolor": "none",
 }  # fmt: skip
+_LARGE_WROTE: Final = ("fallback_rate", "rollback_rate", "window_rate")
+"""Shares of the tokens that add up to those of the large model."""
 _IDS: Final = re.compile(r' id="[a-zA-Z0-9]+_\d+"')
 _METADATA: Final = re.compile(r"\s*<metadata>.*?</metadata>", re.DOTALL)
 
@@ -221,7 +223,7 @@ def _oracle(plt: Any, study: Study) -> Chart | None:
     """Figure 2: the share of positions that the large model writes, against quality."""
     rows = study.of(Kind.ORACLE, Kind.SMALL)
     found = (
-        (row.number("fallback_rate") or 0.0, quality, row)
+        (sum(row.number(name) or 0.0 for name in _LARGE_WROTE), quality, row)
         for row in rows
         if (quality := row.quality(study.metric)) is not None
     )
