@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.tune_splits import split
 from bild_dist.app import inproc
 from bild_dist.config import Config, configured
 from bild_dist.errors import ConfigError
@@ -88,7 +90,26 @@ def sparse(count: int, seed: int) -> Evidence:
     )  # fmt: skip
 
 
-def test_rare_losses_are_reckoned_with() -> None:
+def growing(count: int, seed: int) -> Evidence:
+    """Eight settings, the faster the more texts they touch, from one in 200 to one in 7; a text that is
+    touched loses any share of itself.
+    """
+    chance = np.random.default_rng(seed)
+    own = np.clip(chance.normal(50, 15, count), 5, 100)
+    which, share = chance.random(count), chance.random(count)
+    rates = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15)
+    scores = [own * (1 - (which < rate) * share) for rate in rates]
+    return Evidence(
+        names=tuple(map(str, rates)), exact=(False,) * len(rates), floors=(FLOOR,),
+        marks={FLOOR: tuple(mean(list(s), "") for s in scores)}, own={FLOOR: mean(list(own), "")},
+        empty={FLOOR: mean([0.0] * count, "")},
+        walls_ns=np.array([np.full(count, 150.0 - 10 * n) for n in range(len(rates))]),
+        large_ns=np.full(count, 200.0),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("texts", [sparse, growing])
+def test_rare_losses_are_reckoned_with(texts: Callable[[int, int], Evidence]) -> None:
     """What has not lost anything yet on few texts has not shown that it will not: of 90 choices at most 9
     fall below the floor on other texts, which at a chance of 5 % each is exceeded in 2 % of all cases,
     and these are seeded.
@@ -96,13 +117,27 @@ def test_rare_losses_are_reckoned_with() -> None:
     missed = 0
     for count in (20, 50, 100):
         for seed in range(30):
-            everything = sparse(2 * count, seed)
+            everything = texts(2 * count, seed)
             found = chosen(
                 everything.only(np.arange(count)), check=count, confidence=0.95, seed=seed
             )
             other = everything.only(np.arange(count, 2 * count))
             missed += found.place is not None and not other.met()[found.place]
     assert missed <= 9
+
+
+def test_a_setting_without_hope_says_nothing_about_the_others() -> None:
+    """What loses whole texts far below the floor makes nobody else wait for more texts."""
+    alone = chosen(evidence(200, [0.4], 3), check=200, confidence=0.95)
+    beside = chosen(evidence(200, [0.4, 20.0], 3), check=200, confidence=0.95)
+    assert (alone.place, beside.place) == (0, 0)
+
+
+def test_the_benchmark_counts_what_the_command_would_do() -> None:
+    """Where every setting is slower, both take the large model, which meets its floor."""
+    slow = replace(evidence(200, LOSSES, 1), large_ns=np.full(200, 1.0))
+    found = split(slow, seed=0, confidence=0.95)
+    assert (found["chosen"], found["met"], found["speed"]) == ("large", True, 1.0)
 
 
 def test_more_texts_allow_a_faster_choice() -> None:

@@ -16,8 +16,8 @@ has favoured. Both are counted:
   Econometrica 73): what has passed is taken out, and c is found anew for the rest, until no more pass.
 - Where most texts are the large model's own and a few lose much, a sample may hold none of those few, and
   no resample shows what it does not hold. So every setting is given one text more, which loses what
-  any setting lost most on any text, or all of it where nothing was lost. Mode `exact` is not: its
-  texts are the large model's by definition.
+  any setting that seems to pass lost most on any text, or all of it where nothing was lost. Mode
+  `exact` is not: its texts are the large model's by definition.
 
 With several floors each gets its share of what may go wrong (Bonferroni). The bootstrap is right in the
 limit of many texts; for few, `tests/spec/test_tune.py` and `benchmarks/tune_splits.py` count how often
@@ -146,12 +146,14 @@ class Evidence:
         )  # fmt: skip
 
     def with_the_worst(self, floor: Floor) -> tuple[list[Marks], Marks]:
-        """Marks of each setting, and the large model's, with one text more: the one on which any of
-        them lost most, for all of them alike; where nothing lost, a text of which nothing is left.
+        """Marks of each setting, and the large model's, with one text more: the one on which any of those
+        that seem to pass lost most, for all of them alike; where nothing lost, one of which nothing is
+        left. Settings below the floor do not count: they are no danger to it.
         """
         own, marks = self.own[floor], self.marks[floor]
         theirs = own.score(own.rows)
         losses = theirs - np.array([one.score(one.rows) for one in marks])
+        losses[self.margins(floor) < 0] = 0.0
         place, text = np.unravel_index(int(losses.argmax()), losses.shape)
         worst = marks[place].rows[text]
         if losses[place, text] <= 0:
