@@ -26,8 +26,6 @@ _STYLE: Final = {
     "text.parse_math": False,  # a dollar in a path is a dollar
     "legend.frameon": False, "savefig.facecolor": "white", "figure.facecolor": "white",
 }  # fmt: skip
-_POINT: Final = {"bleu": 1.0, "rougeL": 1.0, "chrf": 1.0, "agreement": 0.01}
-"""One point of each metric, for the line below the large model."""
 _TITLES: Final = {"bleu": "BLEU", "rougeL": "ROUGE-L", "chrf": "chrF", "agreement": "agreement"}
 
 
@@ -127,7 +125,7 @@ def _figure(study: Study, points: Sequence[Point], name: str) -> Any:
                           textcoords="offset points", color=_FAINT)  # fmt: skip
     axes.scatter([1.0], [best], marker="*", s=160, color="black", zorder=5)
     axes.annotate("large", (1.0, best), xytext=(-6, 8), textcoords="offset points", ha="right")
-    below = best - _POINT[name]
+    below = best - registry.named(name).point
     axes.axhline(below, color=_FAINT, linestyle=(0, (4, 3)), linewidth=1)
     axes.annotate("one point below large", (1.0, below), xycoords=("axes fraction", "data"),
                   xytext=(-2, -4), textcoords="offset points", ha="right", va="top",
