@@ -4,7 +4,7 @@
 
 Reads a file of `bild sweep`, runs no model. Says in how many splits the chosen setting met its floor on
 the other half, and how its speed compares with the fastest setting of the grid that meets it there.
-Where nothing passes, mode `large` is taken, which meets every floor.
+Mode `large` is among the settings, so that something always passes.
 """
 
 from __future__ import annotations
@@ -70,13 +70,12 @@ def split(evidence: Evidence, seed: int, confidence: float) -> dict[str, Any]:
     # Nobody need take a setting that is slower than the large model alone.
     use_large = not met.any() or large_ns < latency[best]
     fastest_ns = large_ns if use_large else float(latency[best])
-    alone = choice is None or large_ns < latency[choice.place]
-    ours_ns = large_ns if alone or choice is None else float(latency[choice.place])
+    taken = choice.place
     return {
         "seed": seed,
-        "chosen": "large" if alone or choice is None else choice.name,
-        "met": bool(alone or choice is None or met[choice.place]),
-        "speed": fastest_ns / ours_ns,
+        "chosen": choice.name,
+        "met": taken is None or bool(met[taken]),
+        "speed": fastest_ns / (large_ns if taken is None else float(latency[taken])),
         "fastest": "large" if use_large else evidence.names[best],
     }
 

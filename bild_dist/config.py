@@ -14,6 +14,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -57,6 +58,11 @@ class WorkerConfig:
     """
     max_length: int = 2048
     """Tokens per slot, prompt included, from 2; a model that allows fewer has the last word."""
+    calm: float = 0.0
+    """Leave the layers behind the first whose output resembles its input so much (CALM: Schuster et
+    al. 2022), a cosine from 0; 0 runs all of them. For a model that writes alone."""
+    calm_decay: float = 4.0
+    """How fast that threshold falls along the text, from 0 (paper, section 7.2: tau)."""
     ignore_generation: tuple[str, ...] = ()
     """Fields of the model's generation config to leave out, such as `num_beams`."""
     trust_remote_code: bool = False
@@ -68,6 +74,12 @@ class WorkerConfig:
         _at_least(self, "exit_layer", 0)
         _at_least(self, "threads", 0)
         _at_least(self, "slots", 1)
+        for name, most in (("calm", 1.0), ("calm_decay", inf)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not (
+                isinstance(value, int | float) and 0 <= value <= most
+            ):
+                raise ConfigError(f"{name} = {value!r} must be a number from 0 to {most:g}")
         _at_least(self, "max_length", 2)
         dtypes = ["float32", "bfloat16", "float16"]
         if self.dtype not in dtypes:
@@ -350,6 +362,8 @@ def worker_options(parser: argparse.ArgumentParser) -> None:
         "listen": "grpc://HOST:PORT, zmq://HOST:PORT or zmq+ipc://PATH",
         "slots": "requests that may hold a KV cache at once",
         "max_length": "tokens per slot",
+        "calm": "leave the layers early at this cosine of two layers' outputs (CALM); 0 runs all",
+        "calm_decay": "how fast that threshold falls along the text",
         "ignore_generation": "fields of the model's generation config to leave out, with commas",
         "trust_remote_code": "run code that comes with the checkpoint",
     }

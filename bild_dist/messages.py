@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-PROTOCOL: Final = 2
+PROTOCOL: Final = 3
 """Version of the contract. Peers of different versions refuse each other."""
 
 MAX_FRAME: Final = 4 * 1024 * 1024
@@ -31,6 +31,8 @@ class Rules:
     `limit`: `begin` + the most new tokens; `forced_end` is forced on the last of them.
     `temperature` 0 takes the most likely token; above it one is drawn with the noise of `seed`
     from the `top_k` (0: all) and `top_p` of the distribution.
+    `confidence` and `distance` say how the two distributions are measured (`types.py`); with
+    `rejection` a checked token stands by the chance min(1, p_L / p_S).
     """
 
     vocabulary: int
@@ -49,6 +51,9 @@ class Rules:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    confidence: str = "max"
+    distance: str = "ce"
+    rejection: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +191,8 @@ class Outlook:
     The draft is needed until the next token's worth falls below `floor`; from then on it runs ahead,
     token by token, behind the needed work of other requests, for `lead` tokens at most and until
     the worth falls below `ahead`. The defaults never stop.
+    `run`, `window`, `alpha_fb`, `level`, `product` and `adapt` say whose a position is: they are a
+    `policy/rules.py` Ruler that stands before the first token of the draft.
     """
 
     reach: float = 1.0
@@ -198,14 +205,17 @@ class Outlook:
     blind: float = 1.0
     soft: tuple[float, ...] = ()
     exact: tuple[float, ...] = ()
+    level: float = 1.0
+    product: bool = False
+    adapt: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
     """Feed `tokens` after the first `at` ids, then write up to `limit` tokens.
 
-    Stops before a position whose top probability is below `stop_below`, at an end token, at
-    `limit`, when one more token is not worth its time (`outlook`), and when a command of a newer
+    Stops at an end token, at `limit`, with `stops` before a position whose confidence is below the
+    outlook's threshold, when one more token is not worth its time (`outlook`), and when a command of a newer
     epoch arrives. With `piece` > 0 every so many tokens are reported at once.
     `others`: how many further candidates to name at each position of the large model.
     """
@@ -217,7 +227,7 @@ class Draft:
     digest: int
     tokens: tuple[int, ...]
     limit: int
-    stop_below: float
+    stops: bool
     piece: int
     outlook: Outlook = Outlook()
     others: int = 0
@@ -225,12 +235,13 @@ class Draft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drafted:
-    """Tokens of a draft, with the top probability at each.
+    """Tokens of a draft, with the confidence at each.
 
-    `low`: the draft stopped because the next position's top probability `low_confidence` is below
-    `stop_below`; `low_token` is the model's own draw there (a guess, not part of `tokens`).
-    `others`: for each of the tokens with a top probability below the outlook's `alpha_fb`, as many
-    next best tokens as were asked for. `length` is how many ids the KV cache now covers.
+    `low`: the draft stopped because the next position's confidence `low_confidence` is below the
+    threshold; `low_token` is the model's own draw there (a guess, not part of `tokens`).
+    `others`: for each of the tokens with a confidence below the threshold, as many next best tokens
+    as were asked for. `length` is how many ids the KV cache now covers. `shares`: p_S at each of the
+    tokens, rows of `shares.py`, where the rules need it at the other worker; empty otherwise.
     """
 
     session: int
@@ -247,6 +258,7 @@ class Drafted:
     queue_ns: int
     compute_ns: int
     others: tuple[int, ...] = ()
+    shares: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,7 +266,8 @@ class Verify:
     """Feed `tokens` after the first `at` ids in one pass and check the last `len(exact)` of them.
 
     A checked token stands if the model would draw it too, or, where `exact` is false, if its
-    distance is at most `alpha_rb`. With `bonus` the model also draws the token after the last one.
+    distance is at most `alpha_rb`. `shares` are the other model's rows for the checked tokens, where
+    the rules need them. With `bonus` the model also draws the token after the last one.
     At least one token is fed that is not checked.
     """
 
@@ -267,6 +280,7 @@ class Verify:
     exact: tuple[bool, ...]
     alpha_rb: float
     bonus: bool
+    shares: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,7 +288,7 @@ class Verified:
     """How many checked tokens stand, and what the model writes after them.
 
     `token` replaces the first one that does not stand, or is the bonus; -1 where neither applies.
-    `distances` has -ln p of each checked token up to and with the first that does not stand. The KV
+    `distances` has the distance of each checked token up to and with the first that does not stand. The KV
     cache keeps what was accepted: `length` ids.
     """
 

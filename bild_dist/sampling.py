@@ -16,7 +16,7 @@ Source: the hash is splitmix64 (Steele, Lea, Flood 2014) with one stream for eac
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import exp, inf, log
 from typing import Final
 
@@ -26,6 +26,10 @@ from bild_dist.messages import Rules
 GOLDEN: Final = 0x9E3779B97F4A7C15
 SHIFTS: Final = (30, 27, 31)
 FACTORS: Final = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+ACCEPT: Final = 1
+"""The lane of the number that decides whether a token is rejected."""
+INSTEAD: Final = 2
+"""The lane of the token that is drawn in place of a rejected one."""
 _MASK: Final = (1 << 64) - 1
 
 
@@ -37,9 +41,13 @@ def mix(value: int) -> int:
     return value ^ value >> SHIFTS[2]
 
 
-def stream(seed: int, position: int) -> int:
-    """The 64-bit key of all noise at one position; position 0 is the first generated token."""
-    return mix(mix(seed + GOLDEN) + position * GOLDEN)
+def stream(seed: int, position: int, lane: int = 0) -> int:
+    """The 64-bit key of all noise at one position; position 0 is the first generated token.
+
+    `lane`: what the noise is for, where draws at one position must know nothing of each other.
+    """
+    key = mix(mix(seed + GOLDEN) + position * GOLDEN)
+    return mix(key ^ lane * FACTORS[1]) if lane else key
 
 
 def uniform(key: int, token: int) -> float:
@@ -83,17 +91,54 @@ def choose(logs: Sequence[float], rules: Rules, index: int, others: int = 0) -> 
     `logs`: ln p of each id, nats (-inf where it may not stand). `index`: where in the line of ids,
     prompt included, the token will stand.
     """
-    width = min(len(logs), rules.vocabulary)
     if not sampled(rules):
+        width = min(len(logs), rules.vocabulary)
         return heapq.nsmallest(1 + others, range(width), key=lambda t: (-logs[t], t))
-    ranked = sorted(range(width), key=lambda t: (-logs[t], t))
-    # Less the largest, so that no temperature, however small, makes an infinity of it.
-    scaled = {t: (logs[t] - logs[ranked[0]]) / rules.temperature for t in ranked}
-    count = _support([scaled[t] for t in ranked], rules)
+    ranked, scaled = _scaled(logs, rules)
+    count = _support(scaled, rules)
     key = stream(rules.seed, index - rules.begin)
-    scores = {t: scaled[t] + gumbel(key, t) for t in ranked[:count]}
+    scores = {t: s + gumbel(key, t) for t, s in zip(ranked[:count], scaled, strict=False)}
     best = heapq.nsmallest(1 + others, scores, key=lambda t: (-scores[t], t))
     return best + ranked[count : 1 + others]
+
+
+def law(logs: Sequence[float], rules: Rules) -> dict[int, float]:
+    """What `choose` draws from: ids with their probabilities, most likely first. Arguments as there;
+    the rules must draw with noise.
+    """
+    ranked, scaled = _scaled(logs, rules)
+    mass = [exp(s) for s in scaled[: _support(scaled, rules)]]
+    total = sum(mass)
+    return {t: m / total for t, m in zip(ranked, mass, strict=False)}
+
+
+def settle(
+    logs: Sequence[float], rules: Rules, index: int, token: int, small: Mapping[int, float]
+) -> int:
+    """Speculative sampling: `token`, drawn from the law `small`, is left standing with the chance
+    min(1, p_L / p_S); else a token is drawn from what p_L has more than p_S. The result is an exact
+    draw from p_L (Leviathan et al. 2022, appendix A.1). Arguments as for `choose`.
+    """
+    large, position = law(logs, rules), index - rules.begin
+    if accepted(rules, position, small.get(token, 0.0), large.get(token, 0.0)):
+        return token
+    left = {t: p - small.get(t, 0.0) for t, p in large.items() if p > small.get(t, 0.0)}
+    key = stream(rules.seed, position, INSTEAD)
+    # Where rounding leaves nothing, the two laws are one.
+    return min(left or large, key=lambda t: (-log((left or large)[t]) - gumbel(key, t), t))
+
+
+def accepted(rules: Rules, position: int, small: float, large: float) -> bool:
+    """Whether a token of these probabilities stands; `position` 0 is the first generated token."""
+    return uniform(stream(rules.seed, position, ACCEPT), 0) * small < large
+
+
+def _scaled(logs: Sequence[float], rules: Rules) -> tuple[list[int], list[float]]:
+    """The ids that the rules know, ranked, with their ln p / T but for a constant."""
+    width = min(len(logs), rules.vocabulary)
+    ranked = sorted(range(width), key=lambda t: (-logs[t], t))
+    # Less the largest, so that no temperature, however small, makes an infinity of it.
+    return ranked, [(logs[t] - logs[ranked[0]]) / rules.temperature for t in ranked]
 
 
 def _support(scaled: Sequence[float], rules: Rules) -> int:

@@ -1,7 +1,8 @@
 """The words that all parts of the system share: what a user asks for and what comes back.
 
-Units: times are integer nanoseconds (suffix `_ns`), distances are natural logarithms (nats), lengths
-and positions are tokens. Position 0 is the first generated token.
+Units: times are integer nanoseconds (suffix `_ns`), distances natural logarithms (nats) unless
+`Distance` says something else, lengths and positions are tokens. Position 0 is the first generated
+token.
 """
 
 from __future__ import annotations
@@ -41,6 +42,43 @@ class Schedule(StrEnum):
     OVERLAP = "overlap"
 
 
+class Policy(StrEnum):
+    """What decides whether a token of the small model stands."""
+
+    BILD = "bild"
+    """The decision table (`policy/rules.py`)."""
+    REJECTION = "rejection"
+    """Lossless speculative sampling (Leviathan et al. 2022, Chen et al. 2023)."""
+
+
+class Confidence(StrEnum):
+    """How sure the small model is, as a number in [0, 1] that is compared with alpha_fb."""
+
+    MAX = "max"
+    """The largest probability, p1."""
+    MARGIN = "margin"
+    """p1 - p2: how far the best token is ahead of the next."""
+    ENTROPY = "entropy"
+    """exp(-H), H in nats: 1 where one token has it all, 1/k where k tokens share it evenly."""
+    PRODUCT = "product"
+    """The product of p1 here and at every small token since the large model's last one."""
+
+
+class Distance(StrEnum):
+    """How far the two models are apart at a small token; compared with alpha_rb."""
+
+    CE = "ce"
+    """-ln p_L of the small model's token, nats (paper, section 3.4)."""
+    KL = "kl"
+    """Kullback-Leibler divergence of p_L from p_S, nats: the sum of p_S ln(p_S / p_L)."""
+    JS = "js"
+    """Jensen-Shannon divergence, nats: from 0 to ln 2."""
+    TV = "tv"
+    """Total variation: from 0 to 1."""
+    L2 = "l2"
+    """Euclidean distance: from 0 to the root of 2."""
+
+
 class Source(StrEnum):
     """Which row of the decision table wrote a token."""
 
@@ -78,8 +116,22 @@ class Options:
     """Fallback threshold: below this top probability of the small model the large one writes.
     In [0, 1]. Default: the setting of equal quality for unaligned pairs in the paper's table 1."""
     alpha_rb: float = 2.0
-    """Rollback threshold, nats: a small token further than this from the large model is replaced.
+    """Rollback threshold, in the unit of `distance`: a small token further than this from the large
+    model is replaced, if that one would write another.
     At least 0; infinity never rolls back. Default: as for `alpha_fb`."""
+    policy: Policy = Policy.BILD
+    """What decides about a small token. `rejection` draws a text of the large model's own law, with
+    a draft of `window` tokens before each check; thresholds do not apply (schedule `paper` only).
+    """
+    confidence: Confidence = Confidence.MAX
+    """What is compared with `alpha_fb`."""
+    distance: Distance = Distance.CE
+    """What is compared with `alpha_rb`. All but `ce` are over the small model's 64 likeliest tokens,
+    with the rest of the vocabulary as one more.
+    """
+    adapt: float = 0.0
+    """Let `alpha_fb` follow the text's own confidences, so that this share of the positions falls
+    below it; it starts from `alpha_fb`. In [0, 1); 0 leaves it fixed."""
     window: int = 10
     """Most tokens that the small model writes in a row. At least 1 (paper, section 5.1: 10)."""
     verify_tail: bool = True
@@ -114,7 +166,10 @@ class Options:
     tgt_lang: str | None = None
 
     def __post_init__(self) -> None:
-        for name, kind in (("mode", Mode), ("schedule", Schedule), ("first", Role)):
+        for name, kind in (
+            ("mode", Mode), ("schedule", Schedule), ("first", Role), ("policy", Policy),
+            ("confidence", Confidence), ("distance", Distance),
+        ):  # fmt: skip
             if name != "schedule" or self.schedule is not None:
                 object.__setattr__(self, name, _member(name, kind, getattr(self, name)))
         if isinstance(self.stop, str):
@@ -128,12 +183,15 @@ class Options:
         _require(_number(self.alpha_fb) and 0 <= self.alpha_fb <= 1, "alpha_fb", self.alpha_fb,
                  "a number from 0 to 1 (for the large model's own text use mode 'exact')")  # fmt: skip
         _require(_number(self.alpha_rb) and self.alpha_rb >= 0, "alpha_rb", self.alpha_rb,
-                 "a number of nats of at least 0")  # fmt: skip
+                 "a number of at least 0")  # fmt: skip
         _require(_whole(self.window) and self.window >= 1, "window", self.window,
                  "a whole number of at least 1 (for the large model alone use mode 'large')")  # fmt: skip
         _require(_whole(self.branches) and 1 <= self.branches <= 8, "branches", self.branches,
                  "a whole number from 1 to 8")  # fmt: skip
+        _require(_number(self.adapt) and 0 <= self.adapt < 1, "adapt", self.adapt,
+                 "a share of at least 0 and below 1 (0 leaves alpha_fb fixed)")  # fmt: skip
         self._check_sampling()
+        self._check_policy()
         _require(_whole(self.max_new_tokens) and self.max_new_tokens >= 1, "max_new_tokens",
                  self.max_new_tokens, "a whole number of at least 1")  # fmt: skip
         _require(
@@ -159,6 +217,21 @@ class Options:
         _require(_whole(self.seed) and 0 <= self.seed < 1 << 63, "seed", self.seed,
                  "a whole number from 0 to 2**63 - 1")  # fmt: skip
 
+    def _check_policy(self) -> None:
+        if self.policy is Policy.BILD:
+            return
+        for name, good, why in (
+            ("mode", Mode.BILD, "the other modes leave nothing to reject"),
+            ("schedule", Schedule.PAPER, "a draft is rejected as a whole or from its first bad token"),
+            ("verify_tail", True, "an unchecked tail is not of the large model's law"),
+            ("confidence", Confidence.MAX, "nothing is handed over for a low confidence"),
+            ("adapt", 0, "nothing is handed over for a low confidence"),
+            ("distance", Distance.CE, "tokens are rejected by chance and not by distance"),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            _require(value == good or (name == "schedule" and value is None), name, _plain(value),
+                     f"{_plain(good)!r} with policy 'rejection', since {why}")  # fmt: skip
+
     def merged(self, changes: Mapping[str, Any]) -> Options:
         """These options with some replaced.
 
@@ -178,6 +251,10 @@ def _number(value: object) -> bool:
 
 def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _plain(value: object) -> object:
+    return value.value if isinstance(value, StrEnum) else value
 
 
 def _require(ok: bool, name: str, value: object, what: str) -> None:
@@ -203,10 +280,11 @@ class TokenEvent:
     """Text that this token sets free. Empty while a character or a stop string is incomplete."""
     source: Source
     confidence: float | None
-    """Top probability of the small model here (of the model that wrote, in modes `large` and
+    """How sure the small model is here, by default its top probability (of the model that wrote, in modes `large` and
     `small`); None where the small model was not asked."""
     distance: float | None
-    """-ln p_L of the token that the small model proposed here, nats; None where not checked."""
+    """How far apart the models are at the token that the small one proposed here, by default -ln p_L
+    of it, nats; None where not checked."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 from bild_dist import __version__, log
 from bild_dist.config import Config, OrchestratorConfig, WorkerConfig, configured, settled, shipped
 from bild_dist.errors import BildError, ConfigError, InvalidRequest
-from bild_dist.types import Mode, Options, Role, Schedule, nearest
+from bild_dist.types import (
+    Confidence,
+    Distance,
+    Mode,
+    Options,
+    Policy,
+    Role,
+    Schedule,
+    nearest,
+)
 
 if TYPE_CHECKING:
     from bild_dist.orchestrator.decoder import Decoder
@@ -187,10 +196,19 @@ def _generate_options(command: argparse.ArgumentParser) -> None:
     text.add_argument("--mode", choices=[m.value for m in Mode], help=f"(default: {default.mode})")
     text.add_argument("--alpha-fb", type=float, metavar="P",
                       help=f"the large model writes where the small one is less sure ({default.alpha_fb})")  # fmt: skip
-    text.add_argument("--alpha-rb", type=float, metavar="NATS",
-                      help=f"and replaces what it finds less likely than e^-NATS ({default.alpha_rb})")  # fmt: skip
+    text.add_argument("--alpha-rb", type=float, metavar="D",
+                      help="and replaces what lies further from it than D, nats unless --distance "
+                      f"is tv or l2 ({default.alpha_rb})")  # fmt: skip
     text.add_argument("--window", type=int, metavar="N",
                       help=f"most small tokens in a row ({default.window})")  # fmt: skip
+    text.add_argument("--policy", choices=[p.value for p in Policy],
+                      help="rejection: speculative sampling, lossless, without thresholds")  # fmt: skip
+    text.add_argument("--confidence", choices=[c.value for c in Confidence],
+                      help=f"what alpha-fb is compared with ({default.confidence})")  # fmt: skip
+    text.add_argument("--distance", choices=[d.value for d in Distance],
+                      help=f"what alpha-rb is compared with ({default.distance})")  # fmt: skip
+    text.add_argument("--adapt", type=float, metavar="SHARE",
+                      help="let alpha-fb follow the text, so that this share falls below it")  # fmt: skip
     text.add_argument("--no-verify-tail", dest="verify_tail", action="store_false", default=None,
                       help="do not check the last run (Algorithm 1 as printed)")  # fmt: skip
     text.add_argument(

@@ -145,7 +145,7 @@ class Decoder:
         merged = self._options.merged(options)
         if merged.schedule is None:
             small, large = self.workers[Role.SMALL].info, self.workers[Role.LARGE].info
-            merged = merged.merged({"schedule": schedule_for(small, large)})
+            merged = merged.merged({"schedule": schedule_for(small, large, merged)})
         generation = Generation()
         started_ns = now_ns()
         work = self._write(prompt, merged, generation._events, generation._result, started_ns)

@@ -133,6 +133,8 @@ class Dispatcher:
         setting = Options(
             mode=options.mode, schedule=options.schedule, alpha_fb=options.alpha_fb,
             alpha_rb=options.alpha_rb, window=options.window, temperature=options.temperature,
+            policy=options.policy, confidence=options.confidence, distance=options.distance,
+            adapt=options.adapt,
         )  # fmt: skip
         forecast = self._forecasts.pop(setting, None) or Forecast(self._costs, setting)
         self._forecasts[setting] = forecast

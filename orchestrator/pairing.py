@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bild_dist.errors import ConfigError
 from bild_dist.messages import Info
-from bild_dist.types import Schedule
+from bild_dist.types import Options, Policy, Schedule
 
 
 def check_pair(small: Info, large: Info) -> None:
@@ -50,13 +50,15 @@ def check_pair(small: Info, large: Info) -> None:
         )
 
 
-def schedule_for(small: Info, large: Info) -> Schedule:
+def schedule_for(small: Info, large: Info, options: Options) -> Schedule:
     """The schedule of requests that name none.
 
     Drafting beside a check gains where each model has a device of its own: 1.15 to 1.2 times
     `paper`. On one device the two get in each other's way; there `through` is never slower than
-    `paper` (both in `benchmarks/schedules.json`).
+    `paper` (both in `benchmarks/schedules.json`). Rejection knows `paper` alone.
     """
+    if options.policy is Policy.REJECTION:
+        return Schedule.PAPER
     return Schedule.THROUGH if small.device == large.device else Schedule.OVERLAP
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import log
 
 from bild_dist.errors import InvalidRequest
@@ -23,7 +24,7 @@ from bild_dist.messages import (
     Verified,
     Verify,
 )
-from bild_dist.model.base import Choice, Pass
+from bild_dist.model.base import Choice, Pass, compared
 from bild_dist.policy.events import Emit, Finish, FromWorker, Token, ToWorker
 from bild_dist.policy.machine import Machine
 from bild_dist.sampling import choose, sampled
@@ -98,12 +99,16 @@ class PredictorModel:
             p = self._predict(kv[:index])
             drawn = [p.draw]
             if sampled(rules) or work.others:
-                logs = [-p.nll(t) for t in range(VOCABULARY)]
-                drawn = choose(logs, rules, index, work.others)
+                drawn = choose(self._logs(p), rules, index, work.others)
             judged = work.judge[row] if row < len(work.judge) else None
             distance = float("nan") if judged is None else p.nll(judged)
-            choices.append(Choice(drawn[0], p.top, distance, tuple(drawn[1:])))
+            choice = Choice(drawn[0], p.top, distance, tuple(drawn[1:]))
+            choices.append(compared(choice, work, row, rules, partial(self._logs, p)))
         return choices
+
+    @staticmethod
+    def _logs(p: Distribution) -> list[float]:
+        return [-p.nll(t) for t in range(VOCABULARY)]
 
 
 class HandWorker:

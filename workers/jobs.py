@@ -18,6 +18,7 @@ from bild_dist.messages import Draft, Drafted, Open, Reply, Verified, Verify
 from bild_dist.model.base import Choice, Model, Pass
 from bild_dist.policy.outlook import Draughtsman
 from bild_dist.policy.rules import stands
+from bild_dist.shares import Shares, needed, read, split
 
 OTHERS_LIMIT = 16
 """Most candidates that a draft names behind its own choice."""
@@ -77,19 +78,25 @@ def draft(slot: Slot, command: Draft, run: Runner, meter: Meter) -> Steps:
     tokens: list[int] = []
     confidences: list[float] = []
     others: list[int] = []
+    rows: list[bytes] = []
     written = 0
     hand = Draughtsman(command.outlook)
     ahead = not hand.needed
+    shared = needed(rules)
     while True:
-        choice = run(Pass(slot.index, at, prefix.ids, rows=1, others=command.others))[0]
+        task = Pass(slot.index, at, prefix.ids, rows=1, others=command.others, shares=shared)
+        choice = run(task)[0]
         at = len(prefix)
-        low = choice.confidence < command.stop_below
+        sure = hand.ruler.measure(choice.confidence)
+        unsure = hand.ruler.low(sure)
+        low = command.stops and unsure
         if not low:
             written += 1
             tokens.append(choice.token)
-            confidences.append(choice.confidence)
-            hand.wrote(choice.confidence)
-            if choice.confidence < command.outlook.alpha_fb:
+            confidences.append(sure)
+            rows.append(choice.shares)
+            hand.wrote(sure)
+            if unsure:
                 others += choice.others[: command.others]
         final = low or written == command.limit or choice.token in rules.end_ids or hand.over
         if not (ahead or hand.needed):
@@ -99,10 +106,11 @@ def draft(slot: Slot, command: Draft, run: Runner, meter: Meter) -> Steps:
                 session=command.session, epoch=command.epoch, seq=command.seq,
                 tokens=tuple(tokens), confidences=tuple(confidences),
                 low=low, low_token=choice.token if low else -1,
-                low_confidence=choice.confidence if low else 0.0,
-                final=final, length=at, others=tuple(others), **meter.read(),
+                low_confidence=sure if low else 0.0,
+                final=final, length=at, others=tuple(others), shares=b"".join(rows),
+                **meter.read(),
             )  # fmt: skip
-            tokens, confidences, others = [], [], []
+            tokens, confidences, others, rows = [], [], [], []
         else:
             yield None
         if final:
@@ -120,10 +128,16 @@ def verify(slot: Slot, command: Verify, run: Runner, meter: Meter) -> Steps:
         raise RemoteProtocolError("a check leaves the text's bounds")
     if len(command.tokens) <= count or not (count or command.bonus):
         raise RemoteProtocolError("a check must feed a committed id and ask for something")
+    against: tuple[Shares, ...] = ()
+    if needed(slot.rules):
+        rows = split(command.shares, count)
+        against = tuple(read(row, slot.rules.vocabulary) for row in rows)
     # Without a bonus nothing is read off the last token's row, so it is not worth feeding.
     prefix.extend(command.tokens if command.bonus else command.tokens[:-1])
     checked = command.tokens[len(command.tokens) - count :]
-    choices = run(Pass(slot.index, at, prefix.ids, rows=count + command.bonus, judge=checked))
+    choices = run(
+        Pass(slot.index, at, prefix.ids, rows=count + command.bonus, judge=checked, against=against)
+    )
     accepted = 0
     for token, exact, choice in zip(checked, command.exact, choices, strict=False):
         if not stands(choice.token == token, exact, choice.distance, command.alpha_rb):

@@ -13,7 +13,7 @@ Shapes: S slots, H key-value heads, L max_length, D head size, Q ids fed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,8 @@ class SlotCache(Cache):
     def __init__(self, layers: list[SlotLayer], max_length: int) -> None:
         super().__init__(layers=[*layers])
         self._slot_layers = layers
+        self.stored: Callable[[], None] | None = None
+        """Called when a layer has stored what it keeps of a pass; whoever sets it takes it back."""
         self._max_length = max_length
 
     @property
@@ -108,7 +110,10 @@ class SlotCache(Cache):
         *args: Any,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._slot_layers[layer_idx].update(key_states, value_states)
+        result = self._slot_layers[layer_idx].update(key_states, value_states)
+        if self.stored is not None:
+            self.stored()
+        return result
 
 
 class SlotStore:

@@ -6,11 +6,15 @@ cache by slot and trusts the engine's lengths; what lies past a length is garbag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import exp
+from typing import Any, Protocol
 
 from bild_dist.messages import Encoded, Info, Rules
+from bild_dist.sampling import law, settle
+from bild_dist.shares import Shares, apart, drawn, law_row, sketch, sureness
+from bild_dist.types import Confidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +23,9 @@ class Pass:
 
     `rows`: how many of the last fed tokens' next-token distributions are wanted; 0 only fills the
     cache. `judge`: tokens whose distance is wanted, one for each of the first `len(judge)` wanted
-    rows. `others`: how many tokens to name behind the draw.
+    rows. `others`: how many tokens to name behind the draw. `shares`: whether each wanted row is to
+    be told as the slot's rules need it at the other worker. `against`: what that worker told of the
+    judged tokens.
     """
 
     slot: int
@@ -28,14 +34,18 @@ class Pass:
     rows: int
     judge: tuple[int, ...] = ()
     others: int = 0
+    shares: bool = False
+    against: tuple[Shares, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What a model says of one position.
 
-    `token`: its draw; `confidence`: its largest probability; `distance`: -ln p of the judged token,
-    nats (nan where none was named). Probabilities are the softmax at temperature 1 after the slot's
+    `token`: its draw; `confidence`: its largest probability, or what the rules ask for; `distance`:
+    -ln p of the judged token, nats, or what the rules ask for (nan where none was named). Where
+    tokens are rejected by chance, `token` is the judged one if that stands, and else the one drawn
+    in its place. Probabilities are the softmax at temperature 1 after the slot's
     rules (float32 or better).
     """
 
@@ -44,6 +54,36 @@ class Choice:
     distance: float
     others: tuple[int, ...] = ()
     """The next best draws, best first, as many as were asked for."""
+    shares: bytes = b""
+    """A row of `shares.py`, where that was asked for."""
+
+
+def compared(
+    choice: Choice, work: Pass, row: int, rules: Rules, logs: Callable[[], Sequence[float]]
+) -> Choice:
+    """A choice with what its rules measure beyond the draw, for models that have lists.
+
+    `logs`: makes ln p of every id at this wanted row of the pass, nats.
+    """
+    seen = work.against[row] if row < len(work.against) else None
+    plain = rules.confidence in (Confidence.MAX, Confidence.PRODUCT)
+    if plain and not work.shares and seen is None:
+        return choice
+    here = logs()[: rules.vocabulary]
+    chances = [exp(p) for p in here]
+    changes: dict[str, Any] = {}
+    if not plain:
+        changes["confidence"] = sureness(rules.confidence, chances)
+    if work.shares:
+        drawing = drawn(rules)
+        changes["shares"] = law_row(law(here, rules), len(here)) if drawing else sketch(chances)
+    if seen is not None and drawn(rules):
+        index = len(work.ids) - work.rows + row + 1
+        small = dict(zip(seen.ids, seen.values, strict=True))
+        changes["token"] = settle(here, rules, index, work.judge[row], small)
+    elif seen is not None:
+        changes["distance"] = apart(rules.distance, seen.values, [chances[t] for t in seen.ids])
+    return replace(choice, **changes)
 
 
 class Model(Protocol):

@@ -44,10 +44,7 @@ class Draw:
             return ranked(logits, 1 + others) if others else logits.argmax(-1, keepdim=True)
         first = index - self._rules.begin
         keys = [stream(self._rules.seed, first + row) for row in range(logits.shape[0])]
-        # Less the largest, so that no temperature, however small, makes an infinity of it.
-        scaled = logits.double()
-        scaled -= scaled.amax(-1, keepdim=True)
-        scaled /= self._rules.temperature
+        scaled = self._scaled(logits)
         if not self._rules.top_k and self._rules.top_p == 1:
             scaled += gumbel(keys, torch.arange(logits.shape[1], device=logits.device))
             if others:
@@ -60,6 +57,25 @@ class Draw:
         # Stable: what cannot be drawn stays in the order of its rank.
         order = scores.sort(dim=-1, descending=True, stable=True).indices
         return ids.gather(-1, order[:, : 1 + others])
+
+    def law(self, logits: torch.Tensor) -> torch.Tensor:
+        """What `choose` draws from, as probabilities. Shapes: `logits` RV; result RV, float64, V the
+        vocabulary of the rules.
+        """
+        logits = logits[:, : self._rules.vocabulary]
+        scaled = self._scaled(logits)
+        if not self._rules.top_k and self._rules.top_p == 1:
+            return scaled.softmax(-1)
+        ids, scores = self._support(logits, scaled, 1)
+        return torch.zeros_like(scaled).scatter_(-1, ids, scores.softmax(-1))
+
+    def _scaled(self, logits: torch.Tensor) -> torch.Tensor:
+        """ln p / T but for a constant, float64. Shapes: RV."""
+        # Less the largest, so that no temperature, however small, makes an infinity of it.
+        scaled = logits.double()
+        scaled -= scaled.amax(-1, keepdim=True)
+        scaled /= self._rules.temperature
+        return scaled
 
     def _support(
         self, logits: torch.Tensor, scaled: torch.Tensor, least: int

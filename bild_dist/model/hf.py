@@ -27,6 +27,7 @@ from bild_dist.messages import Encoded, Info, Rules
 from bild_dist.model.base import Choice, Pass
 from bild_dist.model.draw import Draw
 from bild_dist.model.foreign import first_line
+from bild_dist.model.measure import Measures
 from bild_dist.model.rules import Constraint
 from bild_dist.model.t5 import Source, T5Decoder
 from bild_dist.model.tokenizer import Tokens
@@ -42,6 +43,7 @@ class _Slot:
     cache: SlotCache
     constraint: Constraint
     draw: Draw
+    measures: Measures
     source: BaseModelOutput | None = None
     both: EncoderDecoderCache | None = None
     far: Source | None = None
@@ -96,8 +98,8 @@ class HfModel:
         self._slots.clear()
 
     def open(self, slot: int, source: Sequence[int], rules: Rules) -> None:
-        constraint = Constraint(rules, self._width, self._device)
-        held = _Slot(self._need().clean(slot), constraint, Draw(rules))
+        constraint, draw = Constraint(rules, self._width, self._device), Draw(rules)
+        held = _Slot(self._need().clean(slot), constraint, draw, Measures(rules, draw))
         if self._encdec:
             held.source = self._encode_source(source)
             held.far = self._far(held.source)
@@ -110,13 +112,9 @@ class HfModel:
         fed = work.ids[work.at :]
         held.cache.rewind(work.at, len(fed))
         try:
-            numbers = self._pass(held, work, fed)
+            choices = self._pass(held, work, fed)
         except RuntimeError as error:
             raise WorkerFault(f"{self._info.device}: {first_line(error)}") from error
-        choices = [
-            Choice(int(token), top, far, tuple(map(int, others)))
-            for top, far, token, *others in numbers
-        ]
         if any(math.isnan(choice.confidence) for choice in choices):
             raise InvalidRequest(
                 "the rules leave no token to write, or the model's numbers overflowed: "
@@ -124,8 +122,7 @@ class HfModel:
             )
         return choices
 
-    def _pass(self, held: _Slot, work: Pass, fed: Sequence[int]) -> list[list[float]]:
-        """For each wanted row: the top probability, -ln p of the judged token, the draw, others."""
+    def _pass(self, held: _Slot, work: Pass, fed: Sequence[int]) -> list[Choice]:
         rows, count = work.rows, len(fed)
         # One copy to the device for everything that is small.
         small = torch.tensor([*fed, *range(work.at, work.at + count), *work.judge])
@@ -141,17 +138,37 @@ class HfModel:
             return []
         logits = held.constraint.apply(logits[0].float(), work.ids)
         total = torch.logsumexp(logits, -1)
-        top = logits.amax(-1) - total
+        top = held.measures.sureness(logits, total)
         drawn = held.draw.choose(logits, len(work.ids) - rows + 1, work.others)
         far = torch.full_like(total, torch.nan)
         judged = len(work.judge)
         if judged:
             far[:judged] = total[:judged] - logits.gather(-1, small[2 * count :, None])[:, 0]
         # Ids are exact in float32 up to 16.7 million; one transfer brings everything back.
-        result: list[list[float]] = torch.cat(
-            (torch.stack((top.exp(), far), -1), drawn), -1
-        ).tolist()
-        return result
+        numbers = torch.cat((torch.stack((top, far), -1), drawn), -1).tolist()
+        choices = [
+            Choice(int(token), sure, far, tuple(map(int, others)))
+            for sure, far, token, *others in numbers
+        ]
+        if work.shares or work.against:
+            choices = self._compared(held.measures, work, logits, choices)
+        return choices
+
+    @staticmethod
+    def _compared(
+        measures: Measures, work: Pass, logits: torch.Tensor, choices: list[Choice]
+    ) -> list[Choice]:
+        """The choices with what a comparison of both models' distributions needs, or says."""
+        if work.shares:
+            rows = measures.rows(logits)
+            return [replace(c, shares=row) for c, row in zip(choices, rows, strict=True)]
+        far = measures.distances(logits, work.against) or []
+        for row, distance in enumerate(far):
+            choices[row] = replace(choices[row], distance=distance)
+        index = len(work.ids) - work.rows + 1
+        for row, token in enumerate(measures.settle(logits, index, work.judge, work.against) or []):
+            choices[row] = replace(choices[row], token=token)
+        return choices
 
     def _logits(
         self, ids: torch.Tensor, places: torch.Tensor, cache: Cache | None,

@@ -17,6 +17,7 @@ from bild_dist.config import DEFAULT_SMALL, WorkerConfig
 from bild_dist.errors import ConfigError
 from bild_dist.messages import PROTOCOL, Info
 from bild_dist.model import checkpoint, draft, hub, tokenizer
+from bild_dist.model.calm import CalmModel
 from bild_dist.model.default_pair import EXIT_LAYER
 from bild_dist.model.foreign import quiet
 from bild_dist.model.hf import HfModel
@@ -78,6 +79,8 @@ def load(config: WorkerConfig) -> HfModel:
         decoder_prompt=_decoder_prompt(config.model, generation, plan) if encdec else (),
         rules=rules_of(generation, width, config.ignore_generation, decoder_only=not encdec),
     )  # fmt: skip
+    if config.calm:
+        return CalmModel(model, info, tokens, config.calm, config.calm_decay)
     return HfModel(model, info, tokens)
 
 

@@ -16,6 +16,7 @@ from bild_dist.kv.prefix import Prefix
 from bild_dist.messages import PROTOCOL, Encoded, Info, Rules
 from bild_dist.model.base import Choice, Pass
 from bild_dist.sampling import mix
+from bild_dist.shares import pack
 from bild_dist.types import Role
 
 END: Final = 0
@@ -133,7 +134,9 @@ class ScriptedModel:
             position = self._script.at(kv.digest(first + row))
             if self._small:
                 others = self._others(position, work.others)
-                choices.append(Choice(position.small, position.confidence, 0.0, others))
+                # What is measured of a distribution is in the script: this only takes its place.
+                told = pack([position.confidence], [position.small]) if work.shares else b""
+                choices.append(Choice(position.small, position.confidence, 0.0, others, told))
             else:
                 judged = work.judge[row] if row < len(work.judge) else position.large
                 far = position.distance if judged == position.small else 12.0

@@ -24,7 +24,7 @@ import time
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from hashlib import blake2b
 from typing import Final
 from urllib.parse import parse_qsl
@@ -32,7 +32,7 @@ from urllib.parse import parse_qsl
 from bild_dist.clock import now_ns
 from bild_dist.errors import ConfigError, InvalidRequest
 from bild_dist.messages import PROTOCOL, Encoded, Info, Rules
-from bild_dist.model.base import Choice, Pass
+from bild_dist.model.base import Choice, Pass, compared
 from bild_dist.sampling import choose, sampled
 from bild_dist.types import Role, nearest
 
@@ -340,13 +340,13 @@ class ToyModel:
         choices = []
         for row in range(work.rows):
             line = kv[: len(kv) - work.rows + row + 1]
-            judged = work.judge[row] if row < len(work.judge) else None
-            choices.append(self._choice(line, held, judged, work.others))
+            choices.append(self._choice(line, held, work, row))
         self._pass_time(started_ns, len(fed))
         return choices
 
-    def _choice(self, line: Sequence[int], held: _Slot, judged: int | None, others: int) -> Choice:
-        rules = held.rules
+    def _choice(self, line: Sequence[int], held: _Slot, work: Pass, row: int) -> Choice:
+        rules, others = held.rules, work.others
+        judged = work.judge[row] if row < len(work.judge) else None
         position = self.script.at(line, rules, held.source)
         distance = math.nan
         if judged is not None:
@@ -361,7 +361,9 @@ class ToyModel:
             if not sampled(rules):
                 logs[best] = 0.0  # first, even where hardly anything else is allowed
             drawn = choose(logs, rules, len(line), others)
-        return Choice(drawn[0], top, distance, tuple(drawn[1:]))
+        choice = Choice(drawn[0], top, distance, tuple(drawn[1:]))
+        spelt = partial(self.script.logs, self.role, line, rules, held.source)
+        return compared(choice, work, row, rules, spelt)
 
     def _pass_time(self, started_ns: int, fed: int) -> None:
         """Sleeps until the pass has taken its time."""

@@ -6,17 +6,39 @@ Each check raises RemoteProtocolError and changes nothing. The meaning of the fi
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from bild_dist.errors import RemoteProtocolError
 from bild_dist.kv.prefix import Prefix
 from bild_dist.messages import Draft, Drafted, Rules, Verified, Verify
+from bild_dist.policy.rules import Ruler
+from bild_dist.shares import bounds, needed
 
 
-def check_drafted(asked: Draft, reply: Drafted, line: Prefix, rules: Rules) -> None:
-    """`line` is the request's line of ids with all earlier pieces of this draft on it."""
+class Place(Protocol):
+    """Where a draft goes on: the ids so far, all earlier pieces of it among them, and whose the next
+    position is.
+    """
+
+    @property
+    def prefix(self) -> Prefix: ...
+
+    @property
+    def ruler(self) -> Ruler: ...
+
+
+def check_drafted(asked: Draft, reply: Drafted, place: Place, rules: Rules) -> None:
+    """A piece of a draft."""
     fed = asked.at + len(asked.tokens)
-    written = len(line) - fed + len(reply.tokens)
+    written = len(place.prefix) - fed + len(reply.tokens)
     ended = bool(reply.tokens) and reply.tokens[-1] in rules.end_ids
-    low = reply.low and reply.low_confidence < asked.stop_below
+    ruler, unsure = place.ruler, 0
+    # Most answers need no walk.
+    if asked.others or reply.low:
+        for doubt, _, behind in place.ruler.along(reply.confidences):
+            unsure += doubt
+            ruler = behind
+    low = reply.low and asked.stops and ruler.low(reply.low_confidence)
     _require(len(reply.tokens) == len(reply.confidences), "as many confidences as tokens")
     _require(written <= asked.limit, "no more tokens than asked for")
     _require(all(0 <= t < rules.vocabulary for t in reply.tokens), "tokens of the vocabulary")
@@ -30,7 +52,6 @@ def check_drafted(asked: Draft, reply: Drafted, line: Prefix, rules: Rules) -> N
     _require(
         all(0 <= t < rules.vocabulary for t in reply.others), "other candidates of the vocabulary"
     )
-    unsure = sum(c < asked.outlook.alpha_fb for c in reply.confidences)
     _require(len(reply.others) == asked.others * unsure, "the other candidates that were asked for")
     _require(not any(t in rules.end_ids for t in reply.tokens[:-1]), "nothing behind an end token")
     _require(asked.at <= reply.length <= fed + written, "a length that its tokens explain")
@@ -39,6 +60,7 @@ def check_drafted(asked: Draft, reply: Drafted, line: Prefix, rules: Rules) -> N
     # Where its outlook may end a draft, the worker's arithmetic is taken on trust.
     _require(reply.final == reason or (reply.final and asked.outlook.floor > 0),
              "its end exactly where there is a reason for one")  # fmt: skip
+    bounds(reply.shares, len(reply.tokens) if needed(rules) else 0)
 
 
 def check_verified(asked: Verify, reply: Verified, rules: Rules) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from bild_dist.messages import Outlook
+from bild_dist.policy.rules import Ruler
 from bild_dist.types import Mode, Options
 
 BUCKETS: Final = 8
@@ -131,7 +132,7 @@ class Forecast:
     def __init__(self, costs: Costs, options: Options) -> None:
         self.costs = costs
         self._window = options.window
-        self._alpha_fb = 2.0 if options.mode is Mode.EXACT else options.alpha_fb
+        self._exactly = options.mode is Mode.EXACT
         middles = [(i + 0.5) / BUCKETS for i in range(BUCKETS)]
         # A model that knows how sure it may be is right as often as it says; where it owns the
         # position, the large one objects rarely.
@@ -176,7 +177,7 @@ class Forecast:
         be drafted before anything can be checked.
         """
         costs = self.costs
-        rate = max(self.rate, self.alone) if self._alpha_fb > 1 else self.rate
+        rate = max(self.rate, self.alone) if self._exactly else self.rate
         return min(_MARGIN * rate * (costs.small_ns + costs.large_token_ns), 0.95)
 
     @property
@@ -212,14 +213,13 @@ class Forecast:
         steps = (costs.large_ns(self._fed / self._checks) + costs.large_trip_ns) / costs.small_ns
         return min(int(steps + 0.3), 64)
 
-    def outlook(self, reach: float, run: int, *, overlap: bool) -> Outlook:
-        """For a draft whose first token counts with the chance `reach`."""
+    def outlook(self, reach: float, ruler: Ruler, *, overlap: bool) -> Outlook:
+        """For a draft whose first token counts with the chance `reach`, where `ruler` stands."""
         floor = self.floor
-        return Outlook(
+        return ruler.seen(Outlook(
             reach=reach, floor=floor, ahead=min(AHEAD, floor), lead=self._lead if overlap else 0,
-            run=run, window=self._window, alpha_fb=self._alpha_fb, blind=self.blind,
-            soft=self._soft.table, exact=self._exact.table,
-        )  # fmt: skip
+            blind=self.blind, soft=self._soft.table, exact=self._exact.table,
+        ))  # fmt: skip
 
 
 def _towards(old: float, new: float) -> float:

@@ -9,16 +9,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
-from math import inf
 from typing import NamedTuple, Protocol
 
 from bild_dist.kv.prefix import Prefix
-from bild_dist.messages import Outlook, Rules
+from bild_dist.messages import Draft, Drafted, Outlook, Rules
 from bild_dist.policy.outlook import chance
-from bild_dist.policy.rules import next_run, owner
-from bild_dist.types import Mode, Options, Role, Source
+from bild_dist.policy.rules import Ruler
+from bild_dist.shares import rows_of
+from bild_dist.types import Mode, Options, Policy, Role, Source
 
 
 class Stops(Protocol):
@@ -35,8 +34,7 @@ class Stops(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Guess:
+class Guess(NamedTuple):
     """A token on the line that is not text yet, and who decides about its position. `chance`: that
     it will stand, if all before it do.
     """
@@ -45,6 +43,10 @@ class Guess:
     confidence: float
     owner: Source
     chance: float
+    ruler: Ruler
+    """Whose the next position is."""
+    shares: bytes = b""
+    """The small model's row of probabilities here, where the large worker needs it."""
     others: tuple[int, ...] = ()
     """Next best tokens here, where they were asked for."""
 
@@ -65,12 +67,11 @@ class Line:
     def __init__(self, ids: Sequence[int], rules: Rules, options: Options) -> None:
         self.prefix = Prefix(ids)
         self.guesses: list[Guess] = []
-        self.run = 0
-        """Tokens in a row that the small model has written at the end of the text."""
+        self._ruler = Ruler.start(options)
+        """Whose the position behind the text is."""
         self._rules = rules
-        self._window = options.window
         self._exact = options.mode is Mode.EXACT
-        self._alpha_fb = inf if self._exact else options.alpha_fb
+        self._rejects = options.policy is Policy.REJECTION
         self._first = options.first
         self._low: Handover | None = None
 
@@ -94,12 +95,11 @@ class Line:
         return self.room == 0 or last in self._rules.end_ids
 
     @property
-    def end_run(self) -> int:
-        """`run` behind the last guess."""
-        run = self.run
-        for guess in self.guesses:
-            run = next_run(run, guess.owner)
-        return run
+    def ruler(self) -> Ruler:
+        """Whose the position behind the line is."""
+        ruler = self.guesses[-1].ruler if self.guesses else self._ruler
+        # A first position of the large model is as one behind a full window: known beforehand.
+        return ruler._replace(run=ruler.window) if self.starts_large else ruler
 
     @property
     def reach(self) -> float:
@@ -116,54 +116,72 @@ class Line:
             return self._low
         if self.ended:
             return None
-        if self.end_run == self._window:
+        if self.starts_large:
+            return Handover(Source.FALLBACK)
+        ruler = self.ruler
+        if ruler.run == ruler.window:
             return Handover(Source.WINDOW)
-        return Handover(Source.FALLBACK) if self._exact or self.starts_large else None
+        return Handover(Source.FALLBACK) if self._exact else None
 
     @property
     def starts_large(self) -> bool:
         """Whether the position behind the line is the first of the text and the large model's."""
         return len(self.prefix) == self._rules.begin and self._first is Role.LARGE
 
-    def draft(
+    def draft(self, asked: Draft, reply: Drafted) -> None:
+        """Appends what the small model wrote."""
+        rows = rows_of(reply.shares, len(reply.tokens))
+        self.guess(reply.tokens, reply.confidences, asked.outlook, rows, reply.others, asked.others)
+
+    def guess(
         self,
         tokens: Sequence[int],
         confidences: Sequence[float],
         outlook: Outlook,
+        shares: Sequence[bytes],
         others: Sequence[int] = (),
+        each: int = 0,
     ) -> None:
-        """Appends what the small model wrote. `others`: next best tokens, as many for each position
-        where it was unsure.
+        """Appends tokens of the small model. `shares`: its rows of probabilities, one a token, or
+        empty ones. `others`: the next best tokens, `each` for every position where it was unsure.
         """
-        run = self.end_run
-        each = len(others) // max(sum(c < outlook.alpha_fb for c in confidences), 1)
         rest = iter(others)
-        for token, confidence in zip(tokens, confidences, strict=True):
-            whose = owner(run, self._window, confidence, self._alpha_fb)
-            if self.starts_large:
-                whose = Source.FALLBACK
+        first = self.starts_large
+        walk = self.ruler.along(confidences)
+        for token, confidence, row, at in zip(tokens, confidences, shares, walk, strict=True):
+            unsure, whose, behind = at
+            if first:
+                whose, first = Source.FALLBACK, False
             stands = chance(outlook, confidence, whose)
-            named = tuple(islice(rest, each)) if confidence < outlook.alpha_fb else ()
-            self.guesses.append(Guess(token, confidence, whose, stands, named))
-            self.prefix.extend((token,))
-            run = next_run(run, whose)
+            named = tuple(islice(rest, each)) if each and unsure else ()
+            self.guesses.append(Guess(token, confidence, whose, stands, behind, row, named))
+        self.prefix.extend(tokens)
 
     def declare(self, confidence: float, token: int) -> None:
         """The small model is unsure behind the line, where it would write `token`."""
         self._low = Handover(Source.FALLBACK, confidence, token)
 
+    def exact(self, count: int) -> tuple[bool, ...]:
+        """Of the first `count` guesses, which stand only as the large model's own."""
+        return tuple(self._rejects or g.owner is not Source.SMALL for g in self.guesses[:count])
+
+    def shares(self, count: int) -> bytes:
+        """The small model's probabilities at the first `count` guesses."""
+        return b"".join(guess.shares for guess in self.guesses[:count])
+
     def commit(self) -> Guess:
         """The first guess becomes text, written by its owner."""
         guess = self.guesses.pop(0)
-        self.run = next_run(self.run, guess.owner)
+        self._ruler = guess.ruler
         return guess
 
-    def write(self, token: int, source: Source) -> None:
+    def write(self, token: int, source: Source, confidence: float | None = None) -> None:
         """A token of the large model becomes text where the first guess stands; it and all others
-        go.
+        go. `confidence`: of the small model there, where it was asked.
         """
+        first = self.sure == self._rules.begin and self._first is Role.LARGE
+        self._ruler = self._ruler.after(source, None if first else confidence)
         self.prefix.cut(self.sure)
         self.prefix.extend((token,))
         self.guesses.clear()
         self._low = None
-        self.run = next_run(self.run, source)

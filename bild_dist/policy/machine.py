@@ -57,6 +57,7 @@ from bild_dist.policy.events import (
 from bild_dist.policy.forecast import Costs, Forecast
 from bild_dist.policy.line import Line, Stops
 from bild_dist.policy.outlook import Draughtsman
+from bild_dist.policy.rules import told
 from bild_dist.policy.schedule import Ask, schedule_of
 from bild_dist.policy.spare import Spares
 from bild_dist.types import FinishReason, Mode, Options, Role, Source
@@ -86,7 +87,7 @@ class Machine:
             )
         self._session = session
         self._source = tuple(source)
-        self._rules = rules
+        rules = self._rules = told(rules, options)
         self._options = options
         self._stops = stops
         # Every request takes its slots in this order, so two of them never hold one each for ever.
@@ -160,7 +161,7 @@ class Machine:
         if isinstance(pending, Open) and isinstance(reply, Opened):
             return self._on_opened(role)
         if isinstance(pending, Draft) and isinstance(reply, Drafted):
-            check_drafted(pending, reply, self._line.prefix, self._rules)
+            check_drafted(pending, reply, self._line, self._rules)
             self.books.measure(event, pending)
             self._schedule.heard(role, event.at_ns)
             return self._on_drafted(role, pending, reply)
@@ -191,7 +192,7 @@ class Machine:
             # The first report of a draft that goes on: the worker takes it as needed no longer.
             self._ahead, self._needed = True, False
         self.books.trace.drafted += len(reply.tokens)
-        self._line.draft(reply.tokens, reply.confidences, asked.outlook, reply.others)
+        self._line.draft(asked, reply)
         if Role.LARGE not in self._pending:
             self._schedule.drafted(reply.passes, asked=reply.final)
         if self._options.mode is Mode.BILD and not self._options.verify_tail:
@@ -268,7 +269,7 @@ class Machine:
         self.books.trace.wasted += len(line.guesses)
         root = line.sure
         self._held[Role.SMALL] = min(self._held[Role.SMALL], root)
-        line.write(token, source)
+        line.write(token, source, confidence)
         reason = self.books.commit(token, source, confidence, distance)
         if reason is None:
             self._spares.adopt(line, root, token)
@@ -303,14 +304,14 @@ class Machine:
     def _work(self) -> list[Command]:
         """Sends what the schedule wants of a worker that is free."""
         if len(self.roles) == 1:
-            return [self._draft(self.roles[0], Ask(self._line.room, 0.0, 1))]
+            return [self._draft(self.roles[0], Ask(self._line.room, False, 1))]
         out: list[Command] = []
         schedule, line = self._schedule, self._line
         drafting = Role.SMALL in self._pending
         if Role.LARGE not in self._pending:
             alone = schedule.alone(line, drafting=drafting)
             if alone > 0:
-                out.append(self._draft(Role.LARGE, Ask(min(alone, line.room), 0.0, 1)))
+                out.append(self._draft(Role.LARGE, Ask(min(alone, line.room), False, 1)))
                 out += [self._steer()] if self._stale else []
                 self._stale = False
                 return out
@@ -359,7 +360,7 @@ class Machine:
             Draft(
                 session=self._session, epoch=self._epoch, seq=self._next_seq(role),
                 at=at, digest=prefix.digest(at), tokens=tuple(prefix.ids[at:]),
-                limit=ask.limit, stop_below=ask.stop_below, piece=ask.piece, outlook=ask.outlook,
+                limit=ask.limit, stops=ask.stops, piece=ask.piece, outlook=ask.outlook,
                 others=ask.others,
             ),
         )  # fmt: skip
@@ -377,7 +378,7 @@ class Machine:
                 session=self._session, epoch=self._epoch, seq=self._next_seq(Role.LARGE),
                 at=at, digest=line.prefix.digest(at),
                 tokens=tuple(line.prefix.ids[at : line.sure + count]),
-                exact=tuple(g.owner is not Source.SMALL for g in line.guesses[:count]),
+                exact=line.exact(count), shares=line.shares(count),
                 alpha_rb=self._options.alpha_rb,
                 bonus=count == len(line.guesses) and line.handover is not None,
             ),

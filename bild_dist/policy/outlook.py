@@ -12,7 +12,7 @@ with the check; drafting it pays only by the positions behind it, hence the fact
 from __future__ import annotations
 
 from bild_dist.messages import Outlook
-from bild_dist.policy.rules import next_run, owner
+from bild_dist.policy.rules import Ruler
 from bild_dist.types import Source
 
 
@@ -27,11 +27,12 @@ def chance(outlook: Outlook, confidence: float, whose: Source) -> float:
 class Draughtsman:
     """Follows the tokens of one draft and says when to stop. Owned by the job that drafts."""
 
-    __slots__ = ("_lead", "_outlook", "_run", "needed", "reach")
+    __slots__ = ("_lead", "_outlook", "needed", "reach", "ruler")
 
     def __init__(self, outlook: Outlook) -> None:
         self._outlook = outlook
-        self._run = outlook.run
+        self.ruler = Ruler.of(outlook)
+        """Whose the next position is."""
         self._lead = outlook.lead
         self.reach = outlook.reach
         """The chance that all tokens so far stand."""
@@ -39,10 +40,9 @@ class Draughtsman:
         """Whether the next token belongs to the check that is waited for."""
 
     def wrote(self, confidence: float) -> None:
-        """Takes up a token that was drafted."""
-        outlook = self._outlook
-        whose = owner(self._run, outlook.window, confidence, outlook.alpha_fb)
-        self._run = next_run(self._run, whose)
+        """Takes up a token that was drafted; `confidence` is what the ruler made of it."""
+        outlook, whose = self._outlook, self.ruler.owner(confidence)
+        self.ruler = self.ruler.after(whose, confidence)
         self.reach *= chance(outlook, confidence, whose)
         if not self.needed:
             self._lead -= 1
@@ -53,7 +53,7 @@ class Draughtsman:
     def worth(self) -> float:
         """What the next token is worth, in tokens of text."""
         outlook = self._outlook
-        known = self._run == outlook.window or outlook.alpha_fb > 1
+        known = self.ruler.run == outlook.window or outlook.alpha_fb > 1
         return self.reach * outlook.blind if known else self.reach
 
     @property

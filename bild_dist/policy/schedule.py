@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, TypeAlias
 from bild_dist.messages import Outlook
 from bild_dist.policy.forecast import AHEAD, Forecast
 from bild_dist.policy.line import Line
+from bild_dist.policy.rules import Ruler
 from bild_dist.types import Mode, Options, Role, Schedule
 
 _BURST: Final = (8, 64)
@@ -30,7 +31,7 @@ class Ask(NamedTuple):
     """What to ask of a draft."""
 
     limit: int
-    stop_below: float
+    stops: bool
     piece: int
     outlook: Outlook = Outlook()
     others: int = 0
@@ -43,7 +44,6 @@ class Paper:
     """Slots for second guesses."""
 
     def __init__(self, options: Options) -> None:
-        self._options = options
         self._exact = options.mode is Mode.EXACT
 
     def alone(self, line: Line, *, drafting: bool) -> int:
@@ -64,19 +64,20 @@ class Paper:
         """What the small model, which is free, shall draft; None for nothing."""
         if checking or line.ended:
             return None
-        options = self._options
+        ruler = line.ruler
+        outlook = ruler.seen(Outlook())
         if self._exact:
-            return Ask(min(options.window, line.room - 1), 0.0, 0)
-        return Ask(min(options.window - line.end_run, line.room), options.alpha_fb, 0)
+            return Ask(min(ruler.window, line.room - 1), False, 0, outlook)
+        return Ask(min(ruler.window - ruler.run, line.room), True, 0, outlook)
 
     def drafted(self, passes: int, *, asked: bool) -> None:
         """The large model waited for so many draft steps, and for a round trip if they were
         asked for.
         """
 
-    def aside(self) -> Outlook:
-        """How far a spare slot shall draft behind a second guess."""
-        return Outlook()
+    def aside(self, ruler: Ruler) -> Outlook:
+        """How far a spare slot shall draft behind a second guess, where `ruler` stands."""
+        return ruler.seen(Outlook())
 
     def checked(self, tokens: int, fed: int) -> None:
         """A check over `fed` ids brought `tokens` of text."""
@@ -138,12 +139,13 @@ class Eager:
         if limit == 0:
             return None
         if self._probing:
-            return None if checking else Ask(min(self._probe, limit), 0.0, 0)
-        outlook = self._forecast.outlook(line.reach, line.end_run, overlap=self._overlap)
-        return Ask(limit, 0.0, 0, outlook, self.spares)
+            outlook = line.ruler.seen(Outlook())
+            return None if checking else Ask(min(self._probe, limit), False, 0, outlook)
+        outlook = self._forecast.outlook(line.reach, line.ruler, overlap=self._overlap)
+        return Ask(limit, False, 0, outlook, self.spares)
 
-    def aside(self) -> Outlook:
-        return replace(self._forecast.outlook(SECOND, 0, overlap=True), floor=1.0)
+    def aside(self, ruler: Ruler) -> Outlook:
+        return replace(self._forecast.outlook(SECOND, ruler, overlap=True), floor=1.0)
 
     def drafted(self, passes: int, *, asked: bool) -> None:
         self._passes += passes

@@ -32,6 +32,8 @@ from bild_dist.policy.books import Books
 from bild_dist.policy.contract import check_drafted
 from bild_dist.policy.events import Command, ToWorker
 from bild_dist.policy.line import Line
+from bild_dist.policy.rules import Ruler
+from bild_dist.shares import rows_of
 from bild_dist.types import Role
 
 
@@ -41,13 +43,16 @@ class Spare:
     def __init__(self, session: int, rules: Rules) -> None:
         self.session = session
         self.confidences: list[float] = []
+        self.shares: list[bytes] = []
+        """The small model's rows of probabilities, one a token, or empty ones."""
+        self.ruler = Ruler.of(Outlook())
         self._rules = rules
         self._epoch = 0
         self._seq = 0
         self._held = 0
         self._ready = False
         self._root = -1
-        self._line = Prefix()
+        self.prefix = Prefix()
         self._pending: Draft | None = None
 
     def open(self, ids: tuple[int, ...], source: tuple[int, ...]) -> Open:
@@ -58,7 +63,8 @@ class Spare:
 
     def lose(self) -> None:
         """The slot was refused or taken back: the request goes on without it."""
-        self._ready, self._pending, self._root, self.confidences = False, None, -1, []
+        self._ready, self._pending = False, None
+        self._root, self.confidences, self.shares = -1, [], []
 
     def close(self) -> Close:
         return Close(session=self.session)
@@ -66,7 +72,7 @@ class Spare:
     @property
     def tokens(self) -> list[int]:
         """What was drafted behind the other token."""
-        return self._line.ids[self._root + 1 :] if self._root >= 0 else []
+        return self.prefix.ids[self._root + 1 :] if self._root >= 0 else []
 
     def follow(self, line: Prefix, root: int, token: int, outlook: Outlook) -> Draft | None:
         """Drafts behind `token` in place of the id at `root`. None where that cannot be: no slot
@@ -78,12 +84,13 @@ class Spare:
         self._epoch += self._pending is not None
         self._seq += 1
         self._root, self._held = root, min(self._held, root)
-        self._line = Prefix((*line.ids[:root], token))
-        self.confidences = []
+        self.prefix = Prefix((*line.ids[:root], token))
+        self.confidences, self.shares = [], []
+        self.ruler = Ruler.of(outlook)
         self._pending = Draft(
             session=self.session, epoch=self._epoch, seq=self._seq, at=self._held,
-            digest=self._line.digest(self._held), tokens=tuple(self._line.ids[self._held :]),
-            limit=min(limit, max(outlook.lead, 1)), stop_below=0.0, piece=0, outlook=outlook,
+            digest=self.prefix.digest(self._held), tokens=tuple(self.prefix.ids[self._held :]),
+            limit=min(limit, max(outlook.lead, 1)), stops=False, piece=0, outlook=outlook,
         )  # fmt: skip
         return self._pending
 
@@ -101,8 +108,11 @@ class Spare:
             return False
         if reply.seq != pending.seq:
             raise RemoteProtocolError("a spare slot answers what it was not asked")
-        check_drafted(pending, reply, self._line, self._rules)
-        self._line.extend(reply.tokens)
+        check_drafted(pending, reply, self, self._rules)
+        for _, _, ruler in self.ruler.along(reply.confidences):
+            self.ruler = ruler
+        self.prefix.extend(reply.tokens)
+        self.shares += rows_of(reply.shares, len(reply.tokens))
         self.confidences += reply.confidences
         self._held = max(self._held, min(reply.length, self._root))
         if reply.final:
@@ -111,14 +121,14 @@ class Spare:
 
     def grew(self, root: int, token: int) -> bool:
         """Whether this slot has drafted behind `token` at `root`."""
-        return self._root == root and self._line.ids[root] == token and bool(self.confidences)
+        return self._root == root and self.prefix.ids[root] == token and bool(self.confidences)
 
     def drop(self, sure: int) -> Steer | None:
         """Forgets what was drafted; of the text, `sure` ids are certain. Stops a draft that
         runs.
         """
         self._held = min(self._held, sure)
-        self._root, self.confidences = -1, []
+        self._root, self.confidences, self.shares = -1, [], []
         if self._pending is None:
             return None
         self._pending = None
@@ -130,7 +140,12 @@ class Spares:
     """All spare slots of one request. Owned by its machine. `aside` says how far they shall draft."""
 
     def __init__(
-        self, count: int, session: int, rules: Rules, books: Books, aside: Callable[[], Outlook]
+        self,
+        count: int,
+        session: int,
+        rules: Rules,
+        books: Books,
+        aside: Callable[[Ruler], Outlook],
     ) -> None:
         self._all = [Spare(session + 1 + i, rules) for i in range(count)]
         self._books = books
@@ -179,7 +194,7 @@ class Spares:
         root, guess = next(((i, g) for i, g in checked if g.others), (0, None))
         if guess is None:
             return []
-        outlook = self._aside()
+        outlook = self._aside(guess.ruler)
         drafts = [
             spare.follow(line.prefix, root, other, outlook)
             for spare, other in zip(self._all, guess.others, strict=False)
@@ -192,7 +207,7 @@ class Spares:
         """
         spare = next((s for s in self._all if s.grew(root, token)), None)
         if spare is not None:
-            line.draft(spare.tokens, spare.confidences, self._aside())
+            line.guess(spare.tokens, spare.confidences, self._aside(line.ruler), spare.shares)
             self._books.trace.wasted -= len(spare.confidences)
 
     def drop(self, sure: int) -> list[Command]:

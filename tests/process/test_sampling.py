@@ -39,6 +39,14 @@ SETTINGS: list[dict[str, Any]] = [
     {"temperature": 1.0, "seed": 7, "mode": "large"},
     {"temperature": 0.8, "top_k": 10, "seed": 8, "mode": "small"},
     {"schedule": "overlap", "branches": 3, "alpha_fb": 0.5},
+    {"policy": "rejection", "temperature": 1.0, "window": 4, "seed": 9},
+    {"policy": "rejection", "temperature": 0.8, "top_k": 6, "top_p": 0.9, "window": 10, "seed": 10},
+    {"policy": "rejection", "window": 3, "first": "large"},
+    {"confidence": "product", "alpha_fb": 0.2, "alpha_rb": 1.0, "schedule": "overlap", "branches": 3},
+    {"confidence": "margin", "alpha_fb": 0.3, "distance": "kl", "alpha_rb": 0.5, "schedule": "through"},
+    {"confidence": "entropy", "alpha_fb": 0.3, "distance": "tv", "alpha_rb": 0.2, "temperature": 1.0,
+     "schedule": "overlap", "branches": 2, "seed": 11},
+    {"adapt": 0.3, "distance": "l2", "alpha_rb": 0.2, "schedule": "overlap", "branches": 3},
 ]  # fmt: skip
 CASES = [
     (family, transport, concurrency)
@@ -125,7 +133,7 @@ async def differences(pair: Pair, decoder: Decoder) -> list[tuple[int, int]]:
 async def test_sampled_texts_are_those_of_the_definition(
     pair: Pair, transport: str, concurrency: int
 ) -> None:
-    """Two prompts at 12 settings, all modes and schedules and second guesses among them: each text
+    """Two prompts at 19 settings, all modes, schedules, policies, measures and second guesses: each text
     and each source is that of the cache-free computation with the same seed.
     """
     async with decoder(pair, transport, concurrency) as running:

@@ -49,9 +49,7 @@ async def client(channel: FakeChannel) -> AsyncIterator[WorkerClient]:
         made.close()
 
 
-DRAFT = Draft(
-    session=1, epoch=0, seq=1, at=0, digest=1, tokens=(1,), limit=1, stop_below=0.0, piece=0
-)
+DRAFT = Draft(session=1, epoch=0, seq=1, at=0, digest=1, tokens=(1,), limit=1, stops=False, piece=0)
 
 
 async def test_a_message_that_no_wire_carries_fails_its_own_request() -> None:

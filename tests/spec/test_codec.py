@@ -25,6 +25,7 @@ from bild_dist.messages import (
     Hello,
     Message,
     Open,
+    Outlook,
     Ping,
     Reply,
     Request,
@@ -82,7 +83,7 @@ def test_extreme_numbers_survive() -> None:
     """Infinite thresholds, negative ids and the largest digest arrive as they were sent."""
     draft = example(Draft)
     for changes in (
-        {"stop_below": float("inf")},
+        {"outlook": Outlook(alpha_fb=float("inf"))},
         {"at": -(1 << 63)},
         {"digest": (1 << 63) - 1},
         {"tokens": ()},

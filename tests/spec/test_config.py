@@ -166,7 +166,7 @@ def test_a_worker_is_started_with_exactly_its_configuration() -> None:
     """What a parent process writes on the command line of a worker is what the worker reads."""
     config = WorkerConfig(
         model="m", tokenizer="t", exit_layer=3, device="cuda:1", dtype="float16", threads=4,
-        listen="grpc://127.0.0.1:0", slots=2, max_length=64, ignore_generation=("a", "b"),
+        listen="grpc://127.0.0.1:0", slots=2, max_length=64, calm=0.9, calm_decay=2.5, ignore_generation=("a", "b"),
         trust_remote_code=True,
     )  # fmt: skip
     unlike = [f.name for f in dataclasses.fields(config) if getattr(config, f.name) == f.default]

@@ -103,7 +103,7 @@ def open_(session: int = 1, **changes: object) -> Open:
 def draft_(session: int = 1, **changes: object) -> Draft:
     command = Draft(
         session=session, epoch=0, seq=2, at=3, digest=Prefix(PROMPT).digest(3), tokens=PROMPT[3:],
-        limit=4, stop_below=0.0, piece=0,
+        limit=4, stops=False, piece=0,
     )  # fmt: skip
     return dataclasses.replace(command, **changes)  # type: ignore[arg-type]
 

@@ -13,15 +13,14 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
-import bild_dist
 from bild_dist.app import inproc
 from bild_dist.config import WorkerConfig
 from bild_dist.errors import ConfigError, InvalidRequest
 from bild_dist.evaluation.metrics.reading import Reading, nats
 from bild_dist.evaluation.run import main as front
 from bild_dist.evaluation.run.options import planned, taught_prefixes
-from bild_dist.evaluation.run.record import Failure, Record, Setting, TextRecord
-from bild_dist.evaluation.run.running import BLOCK, measure, steps, write
+from bild_dist.evaluation.run.record import Failure, Record, Setting
+from bild_dist.evaluation.run.running import BLOCK, steps, write
 from bild_dist.evaluation.tasks.base import Item
 from bild_dist.types import Mode, Options
 from tests.tiny import write_model
@@ -239,6 +238,13 @@ BAD_USE = {
     "a threshold out of range": (["--alpha-fb", "2"], "alpha_fb"),
     "one model of two": (["--small", "a"], "both"),
     "nowhere to write": (["--out", "/nowhere/out.json"], "folder that exists"),
+    "an unknown baseline": (["--baseline", "no rolback"], "did you mean 'no rollback'"),
+    "a baseline and an option": (
+        ["--baseline", "rejection 4", "--window", "6"],
+        "sets window to 4",
+    ),
+    "a baseline by another name": (["--baseline", "exact", "--name", "mine"], "leave out --name"),
+    "an oracle that is none": (["--oracle", "-1"], "alpha_rb"),
 }
 
 
@@ -308,11 +314,14 @@ def test_a_record_survives_its_file(tmp_path: Path) -> None:
     """Every value comes back, infinite distances among them, and a text that says "inf" stays one."""
     _, file = evaluate(tmp_path, "--count", "2", "--alpha-rb", "inf")
     record = Record.read(file)
-    text = replace(record.texts[0], text="inf", distances=(float("inf"), None))
+    count = len(record.texts[0].tokens)
+    distances = (float("inf"), *[None] * (count - 1))
+    text = replace(record.texts[0], text="inf", distances=distances)
     part = replace(record.part, texts=(text,), failed=(Failure("a", "InvalidRequest", "inf"),))
     again = tmp_path / "again.json"
-    replace(record, part=part).write(again)
-    assert Record.read(again) == replace(record, part=part)
+    record = replace(record, part=part, task="inf", split="-inf")
+    record.write(again)
+    assert Record.read(again) == record
     json.loads(again.read_text("utf-8"), parse_constant=pytest.fail)
 
 
@@ -325,26 +334,6 @@ def test_a_file_that_is_no_record_is_refused(tmp_path: Path) -> None:
             Record.read(file)
 
 
-async def test_texts_are_measured_in_order() -> None:
-    """What sweeps and tuning call: records in the order of the items; an item that cannot be written is
-    told, or ends it.
-    """
-    items = [*ITEMS[:2], Item("long", "x" * 5000), ITEMS[2]]
-    done: list[int] = []
-    failed: list[Failure] = []
-    async with bild_dist.launch(
-        f"toy:small?{SPEC}", f"toy:large?{SPEC}", transport="inproc"
-    ) as decoder:
-        options = Options(max_new_tokens=8)
-        found = await measure(decoder, items, options, done.append, failed.append)
-        with pytest.raises(InvalidRequest, match="item 'long'"):
-            await measure(decoder, items, options)
-    assert [text.id for text in found] == ["1", "2", "3"]
-    assert all(isinstance(text, TextRecord) for text in found)
-    assert done == [1, 2, 3, 4]
-    assert [failure.id for failure in failed] == ["long"]
-
-
 def test_parts_take_turns() -> None:
     """Block by block, and who begins changes, so that a machine that slows down favours nobody."""
     items = [Item(str(n), "x") for n in range(2 * BLOCK + 1)]
@@ -354,6 +343,9 @@ def test_parts_take_turns() -> None:
     assert first == ["a"] * BLOCK + ["b"] * 2 * BLOCK + ["a"] * BLOCK + ["a", "b"]
     second = [part for part, number, _ in order if number == 1]
     assert second[0] == "b"
+    few = [step.part for step in steps(items[:5], ["a", "b"])]
+    assert few == ["a"] * 3 + ["b"] * 5 + ["a"] * 2
+    assert [step.part for step in steps(items[:1], ["a", "b"])] == ["a", "b"]
 
 
 @pytest.mark.parametrize(("config", "taught"), [

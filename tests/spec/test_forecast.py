@@ -7,9 +7,11 @@ import pytest
 from bild_dist.messages import Outlook
 from bild_dist.policy.forecast import Costs, Forecast
 from bild_dist.policy.outlook import Draughtsman
+from bild_dist.policy.rules import Ruler
 from bild_dist.types import Mode, Options
 
 MS = 1_000_000
+RULER = Ruler.start(Options())
 
 
 def measured(small_ms: float = 5, large_ms: float = 25, token_ms: float = 0) -> Costs:
@@ -60,7 +62,7 @@ def test_chances_are_learned_by_confidence() -> None:
     for i in range(400):
         forecast.saw(0.9, exact=True, stood=True)
         forecast.saw(0.2, exact=True, stood=i % 10 == 0)
-    table = forecast.outlook(1.0, 0, overlap=False).exact
+    table = forecast.outlook(1.0, RULER, overlap=False).exact
     assert table[7] > 0.9
     assert table[1] < 0.2
 
@@ -72,15 +74,15 @@ def test_a_class_that_was_seldom_seen_is_not_trusted() -> None:
         forecast.saw(0.4, exact=True, stood=i % 3 == 0)
     for _ in range(3):
         forecast.saw(0.3, exact=True, stood=True)
-    table = forecast.outlook(1.0, 0, overlap=False).exact
+    table = forecast.outlook(1.0, RULER, overlap=False).exact
     assert table[2] < 0.5
 
 
 def test_a_draft_ahead_ends_when_the_check_does() -> None:
     """Five steps of 5 ms beside a check of 25 ms."""
     forecast = Forecast(measured(), Options())
-    assert 5 == forecast.outlook(1.0, 0, overlap=True).lead
-    assert 0 == forecast.outlook(1.0, 0, overlap=False).lead
+    assert 5 == forecast.outlook(1.0, RULER, overlap=True).lead
+    assert 0 == forecast.outlook(1.0, RULER, overlap=False).lead
 
 
 def test_a_full_window_is_worth_only_what_lies_behind_it() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -171,3 +172,24 @@ def test_a_metric_that_cannot_be_had_is_refused(
     """Before anything is measured: the message names the item, or the nearest metric."""
     with pytest.raises(ConfigError, match=needle):
         registry.chosen(asked, found)
+
+
+@pytest.mark.parametrize(("asked", "library"), [("bleu", "sacrebleu"), ("rougeL", "rouge_score")])
+def test_a_missing_library_is_found_before_anything_is_written(
+    asked: str, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks for a metric hears at once what to install, and not behind hours of texts."""
+    for name in (library, "rouge_score.rouge_scorer"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ConfigError, match=f"{library} is not installed"):
+        registry.chosen([asked], items(("a",)))
+    assert registry.chosen(["agreement"], items(("a",)))
+
+
+def test_every_metric_says_what_a_point_of_it_is() -> None:
+    """And is shown so that a tenth of a point is seen."""
+    for metric in registry.METRICS:
+        assert registry.named(metric.name) is metric
+        assert 10**-metric.digits <= metric.point / 10 * 1.001
+    with pytest.raises(ConfigError, match="did you mean 'bleu'"):
+        registry.named("blue")

@@ -7,9 +7,9 @@ from itertools import product
 
 import pytest
 
-from bild_dist.errors import InvalidRequest
+from bild_dist.errors import ConfigError, InvalidRequest
 from bild_dist.evaluation.sweep.reading import Reading
-from bild_dist.evaluation.sweep.replay import Marks, changed, paper, replay, staged
+from bild_dist.evaluation.sweep.replay import MOST, Marks, changed, paper, replay, staged
 from bild_dist.model.scripted import END
 from bild_dist.simulator import Costs
 from bild_dist.types import Mode, Options, Role, Schedule
@@ -90,11 +90,15 @@ def test_other_modes_can_be_played(mode: Mode) -> None:
 
 
 def test_a_replay_needs_to_know_when_models_run() -> None:
-    """A schedule that is not settled, or a text of no tokens, is refused and not guessed at."""
+    """A schedule that is not settled, a text of no tokens, or more texts than it tells apart are refused and
+    not guessed at.
+    """
     with pytest.raises(InvalidRequest, match="schedule"):
         replay(TEXTS, Options(), COSTS)
     with pytest.raises(InvalidRequest, match="at least one token"):
         replay([Marks((), (), (), ())], Options(schedule=Schedule.PAPER), COSTS)
+    with pytest.raises(ConfigError, match=str(MOST)):
+        replay(TEXTS[:1] * (MOST + 1), Options(schedule=Schedule.THROUGH), COSTS)
 
 
 def test_marks_keep_what_matters_of_a_reading() -> None:

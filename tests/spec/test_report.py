@@ -27,8 +27,9 @@ from bild_dist.evaluation.report.report import Section, sections
 from bild_dist.evaluation.report.runs import Kind, equal, kind_of, read, studies
 from bild_dist.evaluation.run.figures import Judge, Written
 from bild_dist.evaluation.run.record import Part, Record, Setting, TextRecord
-from bild_dist.evaluation.run.running import measure
+from bild_dist.evaluation.run.running import write as written
 from bild_dist.evaluation.tasks.base import Item
+from bild_dist.orchestrator.decoder import Decoder
 from bild_dist.types import Mode, Options, Role, Schedule
 from tests.tiny import write_pair
 
@@ -67,6 +68,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     task = folder / "task.jsonl"
     task.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
 
+    async def all_texts(decoder: Decoder, options: Options) -> list[TextRecord]:
+        found = [await written(decoder, item, options) for item in ITEMS]
+        return [one for one in found if isinstance(one, TextRecord)]
+
     async def write() -> list[Record]:
         config, _ = settled({"small": str(small), "large": str(large), "transport": "inproc"})
         async with inproc(config, None) as decoder:
@@ -78,9 +83,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             drawn_large = Setting("large", replace(DRAWN.options, mode=Mode.LARGE))
             found = []
             for base, settings in ((LARGE, SETTINGS), (drawn_large, [DRAWN])):
-                own = await measure(decoder, ITEMS, base.options)
+                own = await all_texts(decoder, base.options)
                 for setting in settings:
-                    texts = await measure(decoder, ITEMS, setting.options)
+                    texts = await all_texts(decoder, setting.options)
                     found.append(record(about, setting, base, texts, own))
             return found
 
@@ -121,7 +126,8 @@ def test_what_is_missing_is_named_with_a_command(parts: Sequence[Section]) -> No
     """Nothing is drawn from nothing, and the reader learns how to fill it."""
     lacks = {lack.what.partition(",")[0]: lack.command for lack in parts[0].lacks}
     assert set(lacks) == {"Table 5", "Figure 2", "Figure 6", "Figure 7"}
-    assert "--top-p 0.8" in lacks["Table 5"]
+    assert "--baseline nucleus" in lacks["Table 5"]
+    assert "--oracle" in lacks["Figure 2"]
 
 
 def test_equal_quality_is_the_fastest_setting_that_loses_nothing(runs: Path) -> None:
@@ -179,7 +185,7 @@ def test_two_small_models_beside_one_large_one_are_told_apart(runs: Path) -> Non
 def test_the_front_keeps_what_nothing_beats(runs: Path) -> None:
     """Faster and better is up and to the left; a line through the others would promise too much."""
     points = studies(read([runs]))[0].placed(Kind.BILD)
-    best = front(points)
+    best = front(points, lambda quality: quality)
     assert best
     for x, y, _ in points:
         assert any(a <= x and b >= y for a, b, _ in best)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,16 @@ import pytest
 
 from bild_dist.app import inproc
 from bild_dist.errors import ConfigError
+from bild_dist.evaluation.run.record import Setting
 from bild_dist.evaluation.sweep import main as command
 from bild_dist.evaluation.sweep import plot
 from bild_dist.evaluation.sweep.grid import Grid, front, rule
 from bild_dist.evaluation.sweep.journal import Journal
+from bild_dist.evaluation.sweep.main import identity
 from bild_dist.evaluation.sweep.options import asked, planned
-from bild_dist.evaluation.sweep.study import Study
+from bild_dist.evaluation.sweep.replay import Played
+from bild_dist.evaluation.sweep.running import Stages
+from bild_dist.evaluation.sweep.study import Point, Study
 from bild_dist.types import Mode, Options, Schedule
 
 TOYS = ("--small", "toy:small?seed=1&f=0.3&end=0.03", "--large", "toy:large?seed=1&f=0.3&end=0.03")
@@ -71,6 +77,7 @@ def test_a_sweep_predicts_writes_and_draws(whole: tuple[Study, Path]) -> None:
         assert 0 <= point.figures["agreement"]["value"] <= 1
         assert point.gap is not None
     assert set(study.difference) == {"middle", "large"}
+    assert study.difference["middle"]["sources"] == {"counted": 4}
     assert Study.from_dict(study.as_dict()) == study
     for kind in ("png", "svg"):
         assert (folder / f"plot.{kind}").stat().st_size > 1000
@@ -86,6 +93,7 @@ def test_the_recorded_setting_is_predicted_exactly(task: Path) -> None:
     for played, ran in zip(point.played, point.ran, strict=True):
         assert (played.tokens, *played[2:6]) == (ran.tokens, *ran[2:6])
     assert point.texts[0].tokens == study.middle.texts[0].tokens
+    assert point.walls_ns == tuple(played.wall_ns for played in point.played)
 
 
 def test_exact_writes_what_large_writes(task: Path) -> None:
@@ -105,6 +113,29 @@ def test_only_the_front_can_be_written(task: Path) -> None:
     written = [point for point in study.points if point.texts]
     assert 0 < len(written) < len(study.points)
     assert {point.source for point in written} == {"measured"}
+
+
+def test_large_is_timed_beside_what_is_divided_by_it(
+    task: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --measure it is one of the settings of every item, who comes first changes from item to item,
+    and its time is the one taken there.
+    """
+    turns, found = [], []
+    whole = Stages._all
+
+    async def told(decoder: Any, item: Any, settings: Any) -> dict[str, list[int]]:
+        turns.append([setting.name for setting in settings])
+        found.append(await whole(decoder, item, settings))
+        return found[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stages, "_all", staticmethod(told))
+        study = swept(task, *GRID, "--measure")
+    assert all(sorted(turn) == sorted(turns[0]) for turn in turns)
+    assert len({turn[0] for turn in turns}) == len(study.items)
+    taken = [text.wall_ns for text in study.large.texts]
+    assert taken == [Played(*ran["large"]).wall_ns for ran in found]
 
 
 def test_an_interrupted_sweep_goes_on(
@@ -132,17 +163,45 @@ def test_an_interrupted_sweep_goes_on(
 def test_a_journal_of_something_else_is_refused(tmp_path: Path) -> None:
     """It names what differs and what to do; a line that was torn by a crash is written again."""
     path = tmp_path / "a.jsonl"
-    Journal(path, {"task": "one"}).put("a", {"x": float("inf")})
+    Journal(path, {"task": "one"}).put("a", {"alpha_rb": float("inf")})
     with path.open("a") as file:
         file.write('{"key": "b", "va')
     found = Journal(path, {"task": "one"})
-    assert found["a"] == {"x": float("inf")}
+    assert found["a"] == {"alpha_rb": float("inf")}
     assert "b" not in found
     with pytest.raises(ConfigError, match="another task"):
         Journal(path, {"task": "two"})
-    path.write_text("{}}\n")
-    with pytest.raises(ConfigError, match="remove it"):
-        Journal(path, {"task": "one"})
+    for broken in ("{}}\n", '{"task": "one"}\n{"value": 1}\n', "1\n2\n"):
+        path.write_text(broken)
+        with pytest.raises(ConfigError, match="remove it"):
+            Journal(path, {"task": "one"})
+
+
+def test_a_sweep_goes_on_with_the_same_texts_weights_and_settings_only(
+    task: Path, tmp_path: Path
+) -> None:
+    """Whatever a piece depends on is in the journal's first line, under names: a refusal shows no prompt."""
+    first = planned(asked(words(task, *GRID))[0])
+    journal = tmp_path / "a.jsonl"
+    Journal(journal, identity(first))
+    for more in (["--alpha-fb", ".3,.7"], ["--front"], ["--measure"], ["--record", "large"],
+                 ["--template", "Say {prompt}"], ["--max-new-tokens", "9"]):  # fmt: skip
+        with pytest.raises(ConfigError, match="of a run with another"):
+            Journal(journal, identity(planned(asked(words(task, *GRID, *more))[0])))
+    items = tuple(dataclasses.replace(item, prompt="a secret") for item in first.items)
+    with pytest.raises(ConfigError, match="another items") as refused:
+        Journal(journal, identity(dataclasses.replace(first, items=items)))
+    assert "secret" not in str(refused.value)
+    assert "text number" not in journal.read_text()
+    (tmp_path / "config.json").write_text("{}")
+    of_files = dataclasses.replace(
+        first, config=first.config.overlaid(small={"model": str(tmp_path)})
+    )
+    names = []
+    for weights in (b"one", b"two"):
+        (tmp_path / "model.safetensors").write_bytes(weights)
+        names.append(identity(of_files)["small"]["weights"])
+    assert names[0] != names[1]
 
 
 BAD: dict[str, tuple[Sequence[str], str]] = {
@@ -162,6 +221,30 @@ def test_bad_words_are_named(name: str, task: Path, capsys: pytest.CaptureFixtur
     more, said = BAD[name]
     assert command.main(words(task, *more), inproc) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ['distance = "kl"', 'confidence = "margin"', "adapt = 0.2"])
+def test_what_cannot_be_predicted_is_refused(
+    option: str, task: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its name: a recording has the largest probability and -ln p, and no other measure."""
+    other = task.with_name("other.toml")
+    other.write_text(f"[generate]\n{option}\n")
+    assert command.main(words(task, "-c", str(other)), inproc) == 2
+    assert f"generate.{option.partition(' ')[0]}" in capsys.readouterr().err
+
+
+def test_a_plot_that_cannot_be_drawn_is_found_first(
+    task: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path that cannot be written, or a missing matplotlib, is named before anything runs."""
+    assert command.main(words(task, "--plot", str(task / "plot")), inproc) == 2
+    assert "--plot" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib", None)
+        assert command.main(words(task, "--plot", str(task.with_name("plot"))), inproc) == 2
+    assert "matplotlib" in capsys.readouterr().err
+    assert [path.name for path in task.parent.iterdir()] == ["task.jsonl", "house.toml"]
 
 
 def test_a_file_of_something_else_is_no_sweep(tmp_path: Path) -> None:
@@ -205,6 +288,23 @@ def test_a_plot_needs_something_to_draw(whole: tuple[Study, Path]) -> None:
     study, folder = whole
     with pytest.raises(ConfigError, match="bleu"):
         plot.draw(study, folder / "other", "bleu")
+
+
+def test_a_dollar_is_a_dollar(whole: tuple[Study, Path]) -> None:
+    """In the path of a task, and not the beginning of a formula."""
+    study, folder = whole
+    named = dataclasses.replace(study, task="$x^{$ $")
+    assert all(path.exists() for path in plot.draw(named, folder / "dollar"))
+
+
+def test_curves_are_in_the_order_of_numbers() -> None:
+    """10 comes behind 2."""
+    points = [
+        Point(setting=Setting.of(Options(alpha_rb=alpha_rb)), played=())
+        for alpha_rb in (10.0, 1.0, 2.0)
+    ]
+    titles = [title for title, _ in plot._curves(points)]
+    assert titles == ["alpha_rb 1", "alpha_rb 2", "alpha_rb 10"]
 
 
 def test_defaults_are_a_whole_grid(task: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,31 @@ def test_other_columns_are_told_apart() -> None:
         task("wmt14-de-en", Hub("xsum")).items("test")
 
 
+def test_a_data_set_without_its_ids_has_changed() -> None:
+    """The column of ids is one of those that were known; without it the message is the same."""
+
+    def loader(*_: Any, **__: Any) -> list[dict[str, str]]:
+        return [{"document": "a", "summary": "b"}]
+
+    with pytest.raises(ConfigError, match="columns document, summary, which are not"):
+        task("xsum", loader).items("test")
+
+
+def test_no_more_rows_are_read_than_are_asked_for() -> None:
+    """A data set has millions of them, and making items of all takes minutes."""
+    read = 0
+
+    def rows() -> Iterator[dict[str, Any]]:
+        nonlocal read
+        while True:
+            read += 1
+            yield {"translation": {"de": "a", "en": "b"}}
+
+    found = task("wmt14-de-en", lambda *_, **__: rows()).items("test", 3)
+    assert [item.id for item in found] == ["test/0", "test/1", "test/2"]
+    assert read <= 4
+
+
 def test_debian_tasks_are_the_corpora_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their splits are those of the corpora, so nothing that trained is judged on."""
     asked = []
@@ -190,6 +215,27 @@ def test_a_bad_line_is_named(tmp_path: Path, record: Any, needle: str) -> None:
     """Files are long: the message has the line and what it lacks."""
     with pytest.raises(ConfigError, match=needle):
         registry.find(lines(tmp_path, {"prompt": "x"}, record))
+
+
+HALF = "\ud83d"
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": f"a {HALF}"},
+        {"prompt": "a", "id": HALF},
+        {"prompt": "a", "reference": HALF},
+        {"prompt": "a", "references": ["b", HALF]},
+    ],
+    ids=["prompt", "id", "reference", "references"],
+)
+def test_half_a_character_is_named_by_its_line(tmp_path: Path, record: Any) -> None:
+    """JSON allows it, no tokenizer or file does: said before anything is written. Other fields are left
+    alone.
+    """
+    with pytest.raises(ConfigError, match=r"line 2: \w+ has half a character"):
+        registry.find(lines(tmp_path, {"prompt": "x", "note": HALF}, record))
 
 
 def test_an_empty_file_is_no_task(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ class Hand:
 
 def draft(seq: int, at: int, *tokens: int, epoch: int = 0) -> Draft:
     return Draft(
-        session=1, epoch=epoch, seq=seq, at=at, digest=0, tokens=tokens, limit=9, stop_below=0.0,
+        session=1, epoch=epoch, seq=seq, at=at, digest=0, tokens=tokens, limit=9, stops=False,
         piece=1,
     )  # fmt: skip
 

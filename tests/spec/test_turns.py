@@ -56,7 +56,7 @@ class Worker:
     def draft(self, session: int, outlook: Outlook, *, epoch: int = 0, seq: int = 2) -> None:
         self.turns.take("a", Draft(
             session=session, epoch=epoch, seq=seq, at=2, digest=Prefix(IDS).digest(2), tokens=IDS[2:],
-            limit=40, stop_below=0.0, piece=1, outlook=outlook,
+            limit=40, stops=False, piece=1, outlook=outlook,
         ))  # fmt: skip
 
     def steps(self, count: int) -> list[int]:
@@ -128,7 +128,7 @@ def test_a_draft_ends_where_its_outlook_says_so() -> None:
                       soft=half, exact=half)  # fmt: skip
     worker.turns.take("a", Draft(
         session=1, epoch=0, seq=2, at=2, digest=Prefix(IDS).digest(2), tokens=IDS[2:], limit=40,
-        stop_below=0.0, piece=0, outlook=outlook, others=2,
+        stops=False, piece=0, outlook=outlook, others=2,
     ))  # fmt: skip
     worker.steps(9)
     drafted = [reply for reply in worker.replies if isinstance(reply, Drafted)]

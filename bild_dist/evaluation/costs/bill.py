@@ -16,12 +16,14 @@ from bild_dist.types import Role
 @dataclass(frozen=True, slots=True)
 class Bill:
     """Work by model. `prompt`: encoders, the source's keys and values, and prefill; `writing`: every
-    pass that decides about tokens. `exact`: from a recording, not worked out from counts.
+    pass that decides about tokens. `texts` and `tokens` are how many were written; `exact`: from a
+    recording, not worked out from counts.
     """
 
     prompt: Mapping[Role, Work]
     writing: Mapping[Role, Work]
     texts: int = 0
+    tokens: int = 0
     exact: bool = False
 
     @property
@@ -36,10 +38,15 @@ class Bill:
     def of_writing(self) -> Work:
         return sum(self.writing.values(), Work())
 
+    def a_token(self, work: Work) -> Work:
+        """The work divided by the tokens written, at least one."""
+        return work * (1 / max(self.tokens, 1))
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON: operations and bytes by model and part."""
         return {
             "texts": self.texts,
+            "tokens": self.tokens,
             "exact": self.exact,
             **{
                 name: {
@@ -51,8 +58,8 @@ class Bill:
         }
 
 
-def bill(texts: Iterable[Passes], meters: Mapping[Role, Meter]) -> Bill:
-    """Adds up the passes of texts."""
+def bill(texts: Iterable[Passes], meters: Mapping[Role, Meter], tokens: int = 0) -> Bill:
+    """Adds up the passes of texts, which have so many tokens."""
     reading = dict.fromkeys(meters, Work())
     writing = dict.fromkeys(meters, Work())
     count, exact = 0, True
@@ -61,10 +68,10 @@ def bill(texts: Iterable[Passes], meters: Mapping[Role, Meter]) -> Bill:
         for role, length in text.source.items():
             reading[role] += meters[role].source(length)
         for steps, into in ((text.prefill, reading), (text.steps, writing)):
-            for role, tokens, at, rows in steps:
+            for role, fed, at, rows in steps:
                 source = text.source.get(role, 0)
-                into[role] += meters[role].forward(tokens, at, s=source, rows=rows)
-    return Bill(reading, writing, count, exact and count > 0)
+                into[role] += meters[role].forward(fed, at, s=source, rows=rows)
+    return Bill(reading, writing, count, tokens, exact and count > 0)
 
 
 def bill_of(part: Part, meters: Mapping[Role, Meter], lengths: Mapping[str, int]) -> Bill:
@@ -72,7 +79,8 @@ def bill_of(part: Part, meters: Mapping[Role, Meter], lengths: Mapping[str, int]
     text whose prompt's length is unknown is left out.
     """
     known = [text for text in part.texts if text.id in lengths]
-    return bill((passes_of(text, lengths[text.id], meters) for text in known), meters)
+    tokens = sum(len(text.tokens) for text in known)
+    return bill((passes_of(text, lengths[text.id], meters) for text in known), meters, tokens)
 
 
 def passes_of(text: TextRecord, length: int, meters: Mapping[Role, Meter]) -> Passes:

@@ -69,6 +69,20 @@ class Metric(Protocol):
         """Perplexity is the exception."""
         ...
 
+    @property
+    def point(self) -> float:
+        """What counts as one point of it: what the paper gives away for speed."""
+        ...
+
+    @property
+    def digits(self) -> int:
+        """Decimals that a figure is shown with: a tenth of a point is still seen."""
+        ...
+
+    def ready(self) -> None:
+        """Raises ConfigError where what it needs is not installed."""
+        ...
+
     def marks(self, texts: Sequence[Judged]) -> Marks:
         """The marks of some texts, in their order."""
         ...

@@ -23,6 +23,11 @@ class Agreement:
     name: str = "agreement"
     needs_references: bool = False
     higher_is_better: bool = True
+    point: float = 0.01
+    digits: int = 3
+
+    def ready(self) -> None:
+        """Needs nothing."""
 
     def marks(self, texts: Sequence[Judged]) -> Marks:
         found = [agreement(text.tokens, _own(text)) for text in texts]
@@ -36,6 +41,11 @@ class Perplexity:
     name: str = "perplexity"
     needs_references: bool = False
     higher_is_better: bool = False
+    point: float = 0.1
+    digits: int = 2
+
+    def ready(self) -> None:
+        """Needs nothing."""
 
     def marks(self, texts: Sequence[Judged]) -> Marks:
         rows = [[_nats(text), float(len(text.tokens))] for text in texts]

@@ -22,13 +22,25 @@ def names() -> list[str]:
     return [metric.name for metric in METRICS]
 
 
+def named(name: str) -> Metric:
+    """The metric of that name.
+
+    Raises:
+        ConfigError: there is none; offers the nearest.
+    """
+    for metric in METRICS:
+        if metric.name == name:
+            return metric
+    raise ConfigError(f"metric {name!r} is unknown{nearest(name, names())}")
+
+
 def chosen(asked: Sequence[str], items: Sequence[Item], main: str = "") -> list[Metric]:
     """The metrics of these names, each once; `all` is all that the items allow. Without a name: those
     that cost next to nothing, and `main`, what the task is judged by first.
 
     Raises:
         ConfigError: an unknown metric (offers the nearest), or one that needs references where an item
-            has none (names the item).
+            has none (names the item), or one whose library is missing.
     """
     words = [word.strip() for text in asked for word in text.split(",") if word.strip()]
     bare = next((item for item in items if not item.references), None)
@@ -52,6 +64,8 @@ def chosen(asked: Sequence[str], items: Sequence[Item], main: str = "") -> list[
             f"{bare.title} has no reference, which {needing.name} needs: add one, or name other metrics "
             f"({', '.join(m.name for m in METRICS if not m.needs_references)})"
         )
+    for metric in found:
+        metric.ready()
     return found
 
 

@@ -31,6 +31,11 @@ class Bleu:
     name: str = "bleu"
     needs_references: bool = True
     higher_is_better: bool = True
+    point: float = 1.0
+    digits: int = 1
+
+    def ready(self) -> None:
+        _library("sacrebleu")
 
     def marks(self, texts: Sequence[Judged]) -> Marks:
         scorer = _library("sacrebleu").BLEU()
@@ -62,6 +67,11 @@ class Chrf:
     name: str = "chrf"
     needs_references: bool = True
     higher_is_better: bool = True
+    point: float = 1.0
+    digits: int = 1
+
+    def ready(self) -> None:
+        _library("sacrebleu")
 
     def marks(self, texts: Sequence[Judged]) -> Marks:
         scorer = _library("sacrebleu").CHRF()
@@ -119,6 +129,11 @@ class RougeL:
     name: str = "rougeL"
     needs_references: bool = True
     higher_is_better: bool = True
+    point: float = 1.0
+    digits: int = 1
+
+    def ready(self) -> None:
+        _library("rouge_score.rouge_scorer")
 
     def marks(self, texts: Sequence[Judged]) -> Marks:
         scorer = _library("rouge_score.rouge_scorer").RougeScorer(["rougeL"], use_stemmer=True)

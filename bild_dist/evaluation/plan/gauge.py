@@ -192,7 +192,7 @@ class _Gauge:
         at = len(self._work.ids) - 1
         draft = Draft(
             session=_SESSION, epoch=0, seq=self._next(), at=at, digest=self._prefix.digest(at),
-            tokens=tuple(self._prefix.ids[at : at + length]), limit=1, stop_below=0.0, piece=0,
+            tokens=tuple(self._prefix.ids[at : at + length]), limit=1, stops=False, piece=0,
         )  # fmt: skip
         return await self._timed(draft)
 

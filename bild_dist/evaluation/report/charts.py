@@ -16,7 +16,7 @@ from typing import Any, Final
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.costs.bill import Bill
 from bild_dist.evaluation.costs.work import Work
-from bild_dist.evaluation.report.runs import POINT, Kind, Row, Study, equal
+from bild_dist.evaluation.report.runs import POINT, Key, Kind, Row, Study, equal
 
 INK: Final = "#1c2128"
 FAINT: Final = "#d5dae0"
@@ -36,6 +36,8 @@ _STYLE: Final = {
     "ytick.color": INK, "savefig.facecolor": "white", "figure.facecolor": "white",
     "axes.facecolor": "none",
 }  # fmt: skip
+_LARGE_WROTE: Final = ("fallback_rate", "rollback_rate", "window_rate")
+"""Shares of the tokens that add up to those of the large model."""
 _IDS: Final = re.compile(r' id="[a-zA-Z0-9]+_\d+"')
 _METADATA: Final = re.compile(r"\s*<metadata>.*?</metadata>", re.DOTALL)
 
@@ -58,7 +60,7 @@ class Series:
     points: Sequence[tuple[float, float, Row]]
 
 
-def charts(study: Study, bills: Mapping[tuple[str, str], Bill]) -> list[Chart]:
+def charts(study: Study, bills: Mapping[Key, Bill]) -> list[Chart]:
     """The figures for which there are runs. `bills`: what rows cost, by their key.
 
     Raises:
@@ -138,42 +140,47 @@ def _trade(
     words = []
     for one in series:
         colour, mark = next(colours), next(marks)
-        best = front(one.points)
+        best = front(one.points, study.worth)
         axes.scatter([x for x, _, _ in one.points], [y for _, y, _ in one.points], s=26, marker=mark,
                      facecolor="none", edgecolor=colour, linewidth=1)  # fmt: skip
         axes.plot([x for x, _, _ in best], [y for _, y, _ in best], next(strokes), marker=mark,
                   markersize=5.5, color=colour, label=one.title)  # fmt: skip
-        listed = "; ".join(f"{row.name} {y:.1f} at {x:.2f}" for x, y, row in best)
+        listed = "; ".join(f"{row.name} {study.shown(y)} at {x:.2f}" for x, y, row in best)
         words.append(f"{one.title}: {listed}.")
     words += _landmarks(axes, study)
     _label(axes, study)
     return Chart(number, title, " ".join(words), _svg(plt, figure))
 
 
-def front(points: Sequence[tuple[float, float, Row]]) -> list[tuple[float, float, Row]]:
-    """The points, fastest first, that no faster one equals in quality."""
+def front(
+    points: Sequence[tuple[float, float, Row]], worth: Callable[[float], float]
+) -> list[tuple[float, float, Row]]:
+    """The points, fastest first, that no faster one equals in quality. `worth`: of a quality, such that
+    more is better.
+    """
     best: list[tuple[float, float, Row]] = []
-    for point in sorted(points, key=lambda p: (p[0], -p[1])):
-        if not best or point[1] > best[-1][1]:
+    for point in sorted(points, key=lambda p: (p[0], -worth(p[1]))):
+        if not best or worth(point[1]) > worth(best[-1][1]):
             best.append(point)
     return best
 
 
 def _landmarks(axes: Any, study: Study) -> list[str]:
-    """The large model's point, the line one point below it, and the small models alone."""
+    """The large model's point, the line one point worse, and the small models alone."""
     words = []
     for x, y, _ in study.placed(Kind.LARGE):
         axes.plot(
             [x], [y], marker="*", markersize=13, color=INK, linestyle="none", label="large alone"
         )
-        axes.axhline(y - POINT, color=SOFT, linestyle=(0, (1, 2)), linewidth=1)
-        axes.annotate("one point less", (1, y - POINT), xycoords=("axes fraction", "data"), ha="right",
+        floor = study.below(y)
+        axes.axhline(floor, color=SOFT, linestyle=(0, (1, 2)), linewidth=1)
+        axes.annotate(study.point_title, (1, floor), xycoords=("axes fraction", "data"), ha="right",
                       va="bottom", fontsize=7.5, color=SOFT)  # fmt: skip
-        words.append(f"Large alone: {y:.1f} at 1.")
+        words.append(f"Large alone: {study.shown(y)} at 1.")
     for x, y, row in study.placed(Kind.SMALL):
         axes.plot([x], [y], marker="x", markersize=7, color=SOFT, linestyle="none",
                   label=f"small alone, {row.small}")  # fmt: skip
-        words.append(f"Small alone, {row.small}: {y:.1f} at {x:.2f}.")
+        words.append(f"Small alone, {row.small}: {study.shown(y)} at {x:.2f}.")
     return words
 
 
@@ -203,7 +210,7 @@ def _thresholds(plt: Any, study: Study) -> Chart | None:
         sizes = [12 + 110 * row.options.alpha_fb**2 for _, _, row in points]
         axes.scatter(xs, ys, s=sizes, marker=mark, color=colour, label=title)
         listed = "; ".join(
-            f"alpha_fb {r.options.alpha_fb:g}: {y:.1f} at {x:.2f}" for x, y, r in points
+            f"alpha_fb {r.options.alpha_fb:g}: {study.shown(y)} at {x:.2f}" for x, y, r in points
         )
         words.append(f"{title}: {listed}.")
     words += _landmarks(axes, study)
@@ -216,7 +223,7 @@ def _oracle(plt: Any, study: Study) -> Chart | None:
     """Figure 2: the share of positions that the large model writes, against quality."""
     rows = study.of(Kind.ORACLE, Kind.SMALL)
     found = (
-        (row.number("fallback_rate") or 0.0, quality, row)
+        (sum(row.number(name) or 0.0 for name in _LARGE_WROTE), quality, row)
         for row in rows
         if (quality := row.quality(study.metric)) is not None
     )
@@ -230,7 +237,7 @@ def _oracle(plt: Any, study: Study) -> Chart | None:
     if large is not None:
         axes.axhline(large, color=INK, linestyle="--", linewidth=1, label="large alone")
     _label(axes, study, "positions that the large model writes, %")
-    says = "; ".join(f"{100 * x:.0f} %: {y:.1f}" for x, y, _ in points)
+    says = "; ".join(f"{100 * x:.0f} %: {study.shown(y)}" for x, y, _ in points)
     return Chart(2, "How few tokens must be replaced", says, _svg(plt, figure))
 
 
@@ -242,15 +249,15 @@ def _compared(study: Study) -> list[Row]:
     return list({id(row): row for row in order if row is not None}.values())
 
 
-def _costs(plt: Any, study: Study, bills: Mapping[tuple[str, str], Bill]) -> Chart | None:
-    """Figure 8: operations, bytes and intensity against the large model alone, and its prompt apart."""
+def _costs(plt: Any, study: Study, bills: Mapping[Key, Bill]) -> Chart | None:
+    """Figure 8: operations and bytes a token, and intensity, against the large model alone; prompts apart."""
     base = bills.get(study.large.key) if study.large else None
     rows = [row for row in _compared(study) if row.key in bills][:4]
-    if base is None or not base.texts or len(rows) < 2:
+    if base is None or not base.tokens or len(rows) < 2:
         return None
     parts: list[tuple[str, Callable[[Work], float]]] = [
-        ("operations", lambda work: work.flops),
-        ("bytes moved", lambda work: work.bytes),
+        ("operations a token", lambda work: work.flops),
+        ("bytes a token", lambda work: work.bytes),
     ]
     figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
     width, words = 0.8 / len(rows), []
@@ -258,8 +265,12 @@ def _costs(plt: Any, study: Study, bills: Mapping[tuple[str, str], Bill]) -> Cha
     looks = zip(rows, cycle(COLOURS), cycle(("", "//", "..", "xx", "\\\\")), strict=False)
     for i, (row, colour, hatch) in enumerate(looks):
         own = bills[row.key]
-        writing = [get(own.of_writing) / get(base.total) for _, get in parts]
-        prompt = [get(own.of_prompt) / get(base.total) for _, get in parts]
+        writing = [
+            get(own.a_token(own.of_writing)) / get(base.a_token(base.total)) for _, get in parts
+        ]
+        prompt = [
+            get(own.a_token(own.of_prompt)) / get(base.a_token(base.total)) for _, get in parts
+        ]
         times = own.total.intensity / base.total.intensity
         at = [x + (i - (len(rows) - 1) / 2) * width for x in range(3)]
         axes.bar(at, [*writing, times], width * 0.92, color=colour, hatch=hatch, edgecolor="white",
@@ -270,7 +281,7 @@ def _costs(plt: Any, study: Study, bills: Mapping[tuple[str, str], Bill]) -> Cha
         for x, y in zip(at, [*sums, times], strict=True):
             axes.annotate(f"{y:.2f}", (x, y), ha="center", va="bottom", fontsize=7.5)
         words.append(
-            f"{row.name}: operations {sums[0]:.2f} (prompt {prompt[0]:.2f}), bytes {sums[1]:.2f} "
+            f"{row.name}: operations a token {sums[0]:.2f} (prompt {prompt[0]:.2f}), bytes {sums[1]:.2f} "
             f"(prompt {prompt[1]:.2f}), intensity {times:.2f}."
         )
     axes.set_xticks(range(3), [*(name for name, _ in parts), "operations a byte"])

@@ -34,7 +34,8 @@ def _main(argv: Sequence[str]) -> int:
     if asked.texts < 0:
         raise ConfigError(f"--texts = {asked.texts} must be a whole number of at least 0")
     given = {role: name for role in Role if (name := getattr(asked, role.value)) is not None}
-    parts = sections(read(asked.records), given, asked.texts)
+    notes: list[str] = []
+    parts = sections(read(asked.records, notes.append), given, asked.texts, notes)
     try:
         asked.out.mkdir(parents=True, exist_ok=True)
         paths = page.written(parts, asked.out), markdown.written(parts, asked.out)
@@ -47,6 +48,8 @@ def _main(argv: Sequence[str]) -> int:
         ]
         numbers += ["figure 9"] if part.texts else []
         err.print(f"{part.title}: {', '.join(numbers) or 'nothing'}; left out: {len(part.lacks)}")
+    for note in notes:
+        err.print(note, soft_wrap=True)
     err.print(f"written to {' and '.join(map(str, paths))}", soft_wrap=True)
     return 0
 

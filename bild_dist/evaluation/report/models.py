@@ -38,12 +38,12 @@ class Models:
     complaints: tuple[str, ...] = ()
 
     def lengths(self, record: Record) -> dict[str, int]:
-        """Tokens of the prompts of a run, by the id of their item: as the run counted them, else by
-        reading its task again, without what a chat template adds. Empty where neither is possible.
+        """Tokens of the prompts of a run, by the id of their item: its task is read again, without what
+        stands around a text (prefix, template, chat template). Empty where that is not possible.
         """
-        counted = {text.id: text.trace.get("prompt_tokens", 0) for text in record.texts}
-        if all(counted.values()) or self.tokenizer is None:
-            return {name: length for name, length in counted.items() if length}
+        if self.tokenizer is None:
+            return {}
+        wanted = {text.id for text in record.texts}
         try:
             items = registry.find(record.task).items(record.split)
         except (ConfigError, ImportError):
@@ -51,7 +51,7 @@ class Models:
         return {
             item.id: len(self.tokenizer.encode(item.prompt).ids)
             for item in items
-            if item.id in counted
+            if item.id in wanted
         }
 
     def pieces(self, tokens: Sequence[int]) -> list[str] | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from bild_dist.evaluation.costs.bill import Bill, bill_of
 from bild_dist.evaluation.costs.work import Meter
 from bild_dist.evaluation.report.charts import Chart, charts
 from bild_dist.evaluation.report.models import Models, models_of
-from bild_dist.evaluation.report.runs import Study, studies
+from bild_dist.evaluation.report.runs import Key, Study, studies
 from bild_dist.evaluation.report.tables import Table, tables
 from bild_dist.evaluation.report.texts import Shown, shown
 from bild_dist.evaluation.run.record import Record
@@ -43,14 +43,21 @@ class Section:
 
 
 def sections(
-    records: Sequence[Record], given: Mapping[Role, str], texts: int = TEXTS
+    records: Sequence[Record],
+    given: Mapping[Role, str],
+    texts: int = TEXTS,
+    notes: Sequence[str] = (),
 ) -> list[Section]:
-    """The report of these runs. `given`: where the models are, by role.
+    """The report of these runs. `given`: where the models are, by role; `notes`: of what was not read,
+    which stand with the first section.
 
     Raises:
         ConfigError: a model that was named cannot be used, or matplotlib is not installed.
     """
-    return [section(study, given, texts) for study in studies(records)]
+    found = [section(study, given, texts) for study in studies(records)]
+    if notes:
+        found[0] = replace(found[0], notes=[*notes, *found[0].notes])
+    return found
 
 
 def section(study: Study, given: Mapping[Role, str], texts: int) -> Section:
@@ -64,7 +71,8 @@ def section(study: Study, given: Mapping[Role, str], texts: int) -> Section:
     if any(chart.number == 8 for chart in drawn):
         notes.append(
             "Figure 8: the number of passes is exact; how many tokens they fed and where is worked out from "
-            "counts, an upper bound where guesses are thrown out unread."
+            "counts, an upper bound where guesses are thrown out unread. Prompts are the task's own texts: what "
+            "a prefix, a template or a chat template puts around them is left out."
         )
     if told and not told[0].spelled:
         notes.append(
@@ -75,7 +83,7 @@ def section(study: Study, given: Mapping[Role, str], texts: int) -> Section:
     )
 
 
-def _bills(study: Study, models: Models, given: Mapping[Role, str]) -> dict[tuple[str, str], Bill]:
+def _bills(study: Study, models: Models, given: Mapping[Role, str]) -> dict[Key, Bill]:
     """What rows cost, by their key, as far as shapes and prompts are known."""
     first = study.rows[0].small
     found, known = {}, {first: models}
@@ -143,10 +151,14 @@ def _lacks(
         (
             3,
             "Table 3, speculative sampling",
-            f"{base} with speculative sampling by rejection, --name 'rejection N'",
+            f"{base} --baseline 'rejection 4' --out FILE.json, and other lengths",
         ),
         (4, "Table 4, rates", f"{base} --alpha-fb 0.6 --alpha-rb 2 --out FILE.json"),
-        (5, "Table 5, nucleus sampling", f"{base} --temperature 1 --top-p 0.8 --out FILE.json"),
+        (
+            5,
+            "Table 5, nucleus sampling",
+            f"{base} --baseline nucleus --out FILE.json",
+        ),
     ]
     # Table 5 stands where table 1 would, for studies of texts that were drawn.
     unfit = 1 if study.drawn else 5
@@ -156,19 +168,28 @@ def _lacks(
     if not study.drawn:
         lacks += [Lack(what, how) for number, what, how in found if number == unfit]
     charted = [
-        (2, "Figure 2, the oracle", "a record whose setting's name begins with oracle"),
+        (
+            2,
+            "Figure 2, the oracle",
+            f"{base} --oracle 3 --out A.json, and other thresholds; {base} --mode small --out B.json",
+        ),
         (4, "Figure 4, quality against latency", many),
         (
             5,
             "Figure 5, ablation",
-            f"{base} --alpha-rb inf --out A.json; {base} --alpha-fb 0 --window 5 --out B.json",
+            f"{base} --baseline 'no rollback' --out A.json; {base} --baseline 'no fallback' --out B.json",
         ),
         (
             6,
             "Figure 6, early exit",
             base.replace("--small S", "--small L --exit-layer K") + " --out FILE.json",
         ),
-        (7, "Figure 7, CALM", "a record whose setting's name begins with calm"),
+        (
+            7,
+            "Figure 7, CALM",
+            f"{base.replace('--small S --large L', '-c FILE.toml')} --mode small --name 'calm 0.9' --out FILE.json, "
+            "where [large] names L, and [small] L with calm = 0.9",
+        ),
         (8, "Figure 8, costs", "bild report ... --small S --large L, where the task can be read"),
         (10, "Figure 10, thresholds", many),
     ]

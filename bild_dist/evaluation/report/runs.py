@@ -7,13 +7,16 @@ and off the setting's name where it names a baseline.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from bild_dist.errors import ConfigError
+from bild_dist.evaluation.metrics import registry as metrics
+from bild_dist.evaluation.metrics.base import Metric
 from bild_dist.evaluation.run.record import Part, Record, Setting
 from bild_dist.evaluation.tasks import registry
 from bild_dist.types import Mode, Options, Role
@@ -43,11 +46,16 @@ _NAMED: Final = (
     ("early exit", Kind.EARLY_EXIT),
     ("oracle", Kind.ORACLE),
 )
-_METRICS: Final = ("bleu", "rougeL", "chrf", "agreement")
+_METRICS: Final = ("bleu", "rougeL", "chrf", "agreement", "perplexity")
 """Of these the first that a run has, where its task is not known here."""
 POINT: Final = 1.0
-"""What the paper gives away for speed: one point of the metric."""
-TITLES: Final = {"bleu": "BLEU", "rougeL": "ROUGE-L", "chrf": "chrF", "agreement": "agreement"}
+"""What the paper gives away for speed: one point of the metric (`Metric.point`)."""
+TITLES: Final = {
+    "bleu": "BLEU", "rougeL": "ROUGE-L", "chrf": "chrF", "agreement": "agreement",
+    "perplexity": "perplexity (lower is better)",
+}  # fmt: skip
+Key: TypeAlias = tuple[str, str, Options]
+"""What tells a row from the others of its study: the small model, the name and all options."""
 
 
 def kind_of(setting: Setting, small: str = "") -> Kind:
@@ -72,28 +80,28 @@ def kind_of(setting: Setting, small: str = "") -> Kind:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A setting with its figures. `speedup`: over the large model alone in the same run."""
+    """A setting with its figures. `speedup`: over the large model alone in the same run. `small` is what
+    the report calls the small model, and `also` what the name does not say where another row has it too.
+    """
 
     record: Record
     part: Part
     kind: Kind
+    small: str
+    also: str = ""
 
     @property
     def name(self) -> str:
-        return self.part.setting.name
+        return self.part.setting.name + self.also
 
     @property
     def options(self) -> Options:
         return self.part.setting.options
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> Key:
         """What tells it from the other rows of its study."""
-        return ("" if self.kind is Kind.LARGE else self.small, self.name)
-
-    @property
-    def small(self) -> str:
-        return model_of(self.record, Role.SMALL)
+        return ("" if self.kind is Kind.LARGE else self.small, self.name, self.options)
 
     @property
     def speedup(self) -> Mapping[str, Any] | None:
@@ -112,6 +120,11 @@ class Row:
         found = self.part.figures.get(metric)
         return float(found["value"]) if isinstance(found, Mapping) else None
 
+    def beside(self, metric: str) -> float | None:
+        """The quality of the large model alone in the same run, over the same texts."""
+        large = self.part if self.record.large is None else self.record.large
+        return Row(self.record, large, Kind.LARGE, "").quality(metric)
+
     def number(self, name: str) -> float | None:
         """A figure that is a single number, such as `fallback_rate`."""
         found = self.part.figures.get(name)
@@ -120,7 +133,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """Runs that may stand in one table: the same task, split, large model, and way to draw."""
+    """Runs that may stand in one table: the same texts, large model, and way to draw. `apart` says what
+    the title needs beside these, where another study has the same.
+    """
 
     task: str
     split: str
@@ -128,15 +143,41 @@ class Study:
     drawn: str
     metric: str
     rows: tuple[Row, ...]
+    apart: str = ""
 
     @property
     def title(self) -> str:
-        drawn = f", {self.drawn}" if self.drawn else ""
-        return f"{self.task} ({self.split}), {self.large_model}{drawn}"
+        words = [f"{self.task} ({self.split})", self.large_model, self.drawn, self.apart]
+        return ", ".join(word for word in words if word)
+
+    @property
+    def judge(self) -> Metric:
+        return metrics.named(self.metric)
 
     @property
     def metric_title(self) -> str:
         return TITLES.get(self.metric, self.metric)
+
+    @property
+    def point_title(self) -> str:
+        """One point of the metric, and where it leads."""
+        judge = self.judge
+        if judge.point == 1:
+            return "one point less"
+        return f"{judge.point:g} {'less' if judge.higher_is_better else 'more'}"
+
+    def worth(self, quality: float) -> float:
+        """A quality such that more is better."""
+        return quality if self.judge.higher_is_better else -quality
+
+    def below(self, quality: float, points: float = POINT) -> float:
+        """The quality that is so many points worse."""
+        lost = points * self.judge.point
+        return quality - lost if self.judge.higher_is_better else quality + lost
+
+    def shown(self, quality: float) -> str:
+        """A quality with as many decimals as the metric deserves."""
+        return f"{quality:.{self.judge.digits}f}"
 
     @property
     def large(self) -> Row | None:
@@ -160,17 +201,22 @@ class Study:
             (row.latency, row.quality(self.metric), row) for row in self.of(*kinds, small=small)
         ]
         whole = [(x, y, row) for x, y, row in found if x is not None and y is not None]
-        return sorted(whole, key=lambda point: (point[0], -point[1], point[2].name))
+        return sorted(whole, key=lambda point: (point[0], -self.worth(point[1]), point[2].name))
 
 
 def equal(study: Study, lost: float, *, kinds: Sequence[Kind], small: str | None) -> Row | None:
-    """The fastest row whose quality is at most so many points below the large model's."""
-    large = study.large
-    floor = large.quality(study.metric) if large else None
-    if floor is None:
-        return None
-    rows = (row for _, y, row in study.placed(*kinds, small=small) if y >= floor - lost)
-    return next(rows, None)
+    """The fastest row whose quality is at most so many points worse than the large model's in the same run."""
+    rows = study.placed(*kinds, small=small)
+    return next((row for _, y, row in rows if within(study, row, y, lost)), None)
+
+
+def within(study: Study, row: Row, quality: float, lost: float) -> bool:
+    """Whether a row's quality is at most so many points worse than that of the large model beside it."""
+    base = row.beside(study.metric)
+    if base is None:
+        return False
+    # What rounding makes of 1 - 0.99 is no loss.
+    return study.worth(quality) >= study.worth(study.below(base, lost)) - 1e-9
 
 
 def model_of(record: Record, role: Role) -> str:
@@ -178,8 +224,9 @@ def model_of(record: Record, role: Role) -> str:
     return str(record.models.get(role.value, {}).get("model", role.value))
 
 
-def read(paths: Sequence[Path]) -> list[Record]:
-    """The records of files, and of folders all those that are records.
+def read(paths: Sequence[Path], tell: Callable[[str], None] = lambda said: None) -> list[Record]:
+    """The records of files, and of folders all those that are records. `tell` hears which files of a
+    folder are none, and why.
 
     Raises:
         ConfigError: a file is no record, or there is none at all.
@@ -192,8 +239,8 @@ def read(paths: Sequence[Path]) -> list[Record]:
         for file in sorted(path.glob("*.json")):
             try:
                 found.append(Record.read(file))
-            except ConfigError:
-                continue  # something else lies there too
+            except ConfigError as error:
+                tell(f"left out: {error}")
     if not found:
         raise ConfigError(
             f"no records in {', '.join(map(str, paths))}: name files that bild eval wrote (--out FILE.json)"
@@ -201,29 +248,102 @@ def read(paths: Sequence[Path]) -> list[Record]:
     return found
 
 
-def studies(records: Iterable[Record]) -> list[Study]:
-    """The records in tables. The large model's part of a record counts as a row of its own, once."""
-    groups: dict[tuple[str, str, str, str], list[Record]] = {}
-    for record in records:
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """What runs of one study have in common. Of the texts the ids, and their prompts' name where the run
+    noted it; of the large model its weights', because folders of two models can have the same name.
+    """
+
+    task: str
+    split: str
+    large: str
+    drawn: str
+    weights: str
+    ids: frozenset[str]
+    asked: str
+
+    @classmethod
+    def of(cls, record: Record) -> _Group:
         options = record.setting.options
         drawn = f"temperature {options.temperature:g}" if options.temperature else ""
         if drawn and options.top_p < 1:
             drawn = f"nucleus p = {options.top_p:g}"
-        key = (record.task, record.split, model_of(record, Role.LARGE), drawn)
-        groups.setdefault(key, []).append(record)
-    return [Study(*key, _metric(key[0], group), _rows(group)) for key, group in groups.items()]
+        ids = [text.id for text in record.texts] + [failure.id for failure in record.failed]
+        large = model_of(record, Role.LARGE)
+        asked = str(record.environment.get("items", ""))
+        weights = _weights(record, Role.LARGE)
+        return cls(record.task, record.split, large, drawn, weights, frozenset(ids), asked)
+
+    @property
+    def looks(self) -> tuple[str, str, str, str]:
+        """What the title says."""
+        return (self.task, self.split, self.large, self.drawn)
+
+
+def studies(records: Iterable[Record]) -> list[Study]:
+    """The records in tables. The large model's part of a record counts as a row of its own, once."""
+    groups: defaultdict[_Group, list[Record]] = defaultdict(list)
+    for record in records:
+        groups[_Group.of(record)].append(record)
+    alike: defaultdict[tuple[str, ...], list[_Group]] = defaultdict(list)
+    for key in groups:
+        alike[key.looks].append(key)
+    return [
+        Study(*key.looks, _metric(key.task, group), _rows(group), _apart(key, alike[key.looks]))
+        for key, group in groups.items()
+    ]
+
+
+def _apart(key: _Group, alike: Sequence[_Group]) -> str:
+    """What tells a study from those with the same title: texts, weights, or at least a number."""
+    if len(alike) == 1:
+        return ""
+    words = []
+    for values, said in (
+        ({len(other.ids) for other in alike}, f"{len(key.ids)} texts"),
+        ({other.weights for other in alike}, f"weights {key.weights[:6] or 'unknown'}"),
+    ):
+        words += [said] if len(values) > 1 else []
+    same = [
+        other for other in alike if (len(other.ids), other.weights) == (len(key.ids), key.weights)
+    ]
+    words += [f"texts {same.index(key) + 1} of {len(same)}"] if len(same) > 1 else []
+    return ", ".join(words)
+
+
+def _weights(record: Record, role: Role) -> str:
+    """A name for a model's weights; empty where the run did not note it."""
+    return str(record.models.get(role.value, {}).get("weights", ""))
 
 
 def _rows(records: Sequence[Record]) -> tuple[Row, ...]:
-    rows = []
+    several: defaultdict[str, set[str]] = defaultdict(set)
     for record in records:
-        kind = kind_of(record.setting, model_of(record, Role.SMALL))
-        rows.append(Row(record, record.part, kind))
+        several[model_of(record, Role.SMALL)].add(_weights(record, Role.SMALL))
+
+    def small(record: Record) -> str:
+        title = model_of(record, Role.SMALL)
+        if len(several[title]) == 1:
+            return title
+        return f"{title}, weights {_weights(record, Role.SMALL)[:6] or 'unknown'}"
+
+    rows = [Row(r, r.part, kind_of(r.setting, model_of(r, Role.SMALL)), small(r)) for r in records]
     larges = [row for row in rows if row.kind is Kind.LARGE]
-    beside = [Row(r, r.large, Kind.LARGE) for r in records if r.large is not None]
+    beside = [Row(r, r.large, Kind.LARGE, small(r)) for r in records if r.large is not None]
     rest = [row for row in rows if row.kind is not Kind.LARGE]
     # Any run's large model stands for all of them: the text is the same, and speeds are ratios.
-    return (*(larges + beside)[:1], *rest)
+    return (*(larges + beside)[:1], *(_told_apart(row, rest) for row in rest))
+
+
+def _told_apart(row: Row, rows: Sequence[Row]) -> Row:
+    """The row, with the options that others of its name have otherwise."""
+    alike = [other for other in rows if (other.small, other.name) == (row.small, row.name)]
+    words = [
+        f" {spec.name} {getattr(row.options, spec.name)}"
+        for spec in fields(Options)
+        if len({getattr(other.options, spec.name) for other in alike}) > 1
+    ]
+    return Row(row.record, row.part, row.kind, row.small, ",".join(words)) if words else row
 
 
 def _metric(task: str, records: Sequence[Record]) -> str:
@@ -232,5 +352,6 @@ def _metric(task: str, records: Sequence[Record]) -> str:
         own = registry.find(task).metric
     except ConfigError:
         own = ""
-    common = set.intersection(*({*record.figures} for record in records))
+    judged = [{*record.figures} for record in records if record.figures] or [set()]
+    common = set.intersection(*judged)
     return next((name for name in (own, *_METRICS) if name in common), "agreement")

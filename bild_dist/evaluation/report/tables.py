@@ -45,7 +45,7 @@ def _quality_and_speed(study: Study) -> Table | None:
     rows += [_line(f"small alone, {row.small}", row, study) for row in study.of(Kind.SMALL)]
     rows += [_line(f"exact, {row.small}", row, study) for row in study.of(Kind.EXACT)]
     for small in study.smalls:
-        for lost, what in ((0.0, "equal quality"), (POINT, "one point lost")):
+        for lost, what in ((0.0, "equal quality"), (POINT, study.point_title)):
             row = equal(study, lost, kinds=(Kind.BILD, Kind.EARLY_EXIT), small=small)
             if row is not None:
                 rows.append(_line(f"BiLD, {small}, {what}", row, study))
@@ -57,8 +57,8 @@ def _quality_and_speed(study: Study) -> Table | None:
     return Table(
         5 if study.drawn else 1,
         "Quality and speed" + (f", {study.drawn}" if study.drawn else ""),
-        "Of each small model the fastest setting whose figure is at least the large model's, and at least "
-        "one point less, chosen on these very texts. In brackets 95 % intervals over texts.",
+        "Of each small model the fastest setting whose figure is no worse than the large model's, and at "
+        f"most {study.point_title}, chosen on these very texts. In brackets 95 % intervals over texts.",
         [
             "",
             "setting",
@@ -75,7 +75,7 @@ def _line(title: str, row: Row, study: Study) -> list[str]:
     return [
         title,
         row.name,
-        interval(row.part.figures.get(study.metric), 1),
+        interval(row.part.figures.get(study.metric), study.judge.digits),
         interval(row.speedup, 2, "x") if row.kind is not Kind.LARGE else "1x",
         _ms(row),
         _short(row.number("large_passes_per_token"), 3),
@@ -115,8 +115,8 @@ def _against_rejection(study: Study) -> Table | None:
     rows = [_line(f"speculative sampling, {row.small}", row, study) for _, _, row in others]
     x, y, _ = others[0]
     ours = study.placed(Kind.BILD, Kind.EARLY_EXIT)
-    matched = next((row for _, own, row in ours if own >= y), None)
-    best = max((p for p in ours if p[0] <= x), key=lambda p: p[1], default=None)
+    matched = next((row for _, own, row in ours if study.worth(own) >= study.worth(y)), None)
+    best = max((p for p in ours if p[0] <= x), key=lambda p: study.worth(p[1]), default=None)
     for what, row in (("its quality", matched), ("its latency", best[2] if best else None)):
         title = f"BiLD at {what}"
         rows.append(
@@ -149,7 +149,7 @@ def _rates(study: Study) -> Table | None:
             _share(row.number("fallback_rate")),
             _share(row.number("rollback_rate")),
             _short(row.number("large_passes_per_token"), 3),
-            interval(row.part.figures.get(study.metric), 1),
+            interval(row.part.figures.get(study.metric), study.judge.digits),
             interval(row.speedup, 2, "x"),
         ]
         for row in sorted(study.of(*kinds), key=_thresholds)

@@ -1,6 +1,6 @@
 """From texts to figures: quality with intervals, time, and who wrote.
 
-All figures of a part and of the large model beside it are over the items for which both have a text, so
+All figures of a run, of the large model too, are over the items for which every part has a text, so
 that every comparison is of the same texts. Times are milliseconds an item, rates are shares of all
 tokens; quality is as `metrics` has it.
 """
@@ -16,7 +16,6 @@ import numpy as np
 
 from bild_dist.evaluation.metrics.base import (
     INTERVAL,
-    Array,
     Judged,
     Marks,
     Metric,
@@ -43,13 +42,20 @@ class Written:
 
 
 def merged(rounds: Sequence[Mapping[str, TextRecord]]) -> dict[str, TextRecord]:
-    """The texts of the first round that every round has, with the wall times of all."""
+    """The texts of the first round that every round has, with the wall times of all; `wall_ns` and
+    `first_token_ns` are medians over the rounds.
+    """
     found = {}
     for name, text in rounds[0].items():
-        again = [ran[name].wall_ns for ran in rounds if name in ran]
+        again = [ran[name] for ran in rounds if name in ran]
         if len(again) == len(rounds):
-            middle = int(statistics.median(again))
-            found[name] = replace(text, wall_ns=middle, walls_ns=tuple(again))
+            walls = [one.wall_ns for one in again]
+            found[name] = replace(
+                text,
+                wall_ns=int(statistics.median(walls)),
+                first_token_ns=int(statistics.median(one.first_token_ns for one in again)),
+                walls_ns=tuple(walls),
+            )
     return found
 
 
@@ -66,36 +72,47 @@ def repeats(rounds: Sequence[Mapping[str, TextRecord]]) -> bool:
 
 
 class Judge:
-    """Makes figures of the parts of a run. Marks the large model's texts once. Immutable.
+    """Makes figures of the parts of a run. Immutable.
 
-    `large`: the large model alone on the same items.
+    `large`: the large model alone on the same items; `parts`: those that will be judged beside it. All
+    figures are over the items for which every one of them has a text, and the large model's texts are
+    marked once.
     """
 
-    def __init__(self, items: Sequence[Item], metrics: Sequence[Metric], large: Written) -> None:
-        self._items = items
+    def __init__(
+        self,
+        items: Sequence[Item],
+        metrics: Sequence[Metric],
+        large: Written,
+        parts: Sequence[Written] = (),
+    ) -> None:
         self._metrics = metrics
         self._large = large
+        there = set(large.texts).intersection(*(part.texts for part in parts))
+        self._items = [item for item in items if item.id in there]
+        self._draws = Resamples(len(self._items)) if self._items else None
+        own = self._judged(large) if self._items else []
+        self._own = {metric.name: metric.marks(own) for metric in metrics if own}
 
     def figures(self, part: Written) -> dict[str, Any]:
         """The figures of a part by name, `difference` of each metric and `speedup` to the large model on
-        the same items; empty where no item has both texts.
+        the same items; empty where no item has all texts. The part is the large model, or one of those
+        that were named, or has a text of every item.
         """
-        shared = [
-            item for item in self._items if item.id in part.texts and item.id in self._large.texts
-        ]
-        if not shared:
+        draws = self._draws
+        if draws is None:
             return {}
-        draws = Resamples(len(shared))
-        own = self._judged(shared, self._large)
-        ours = own if part is self._large else self._judged(shared, part)
+        alone = part is self._large
+        ours = self._judged(part)
         found: dict[str, Any] = {}
         for metric in self._metrics:
-            marks, scores = _scored(metric, ours, draws)
+            base = self._own[metric.name]
+            marks = base if alone else metric.marks(ours)
+            scores = draws.scores(marks)
             low, high = percentiles(scores)
             figure = {"value": marks.value, "low": low, "high": high, "signature": marks.signature}
-            if part is not self._large:
-                base, others = _scored(metric, own, draws)
-                low, high = percentiles(scores - others)
+            if not alone:
+                low, high = percentiles(scores - draws.scores(base))
                 figure["difference"] = {
                     "value": marks.value - base.value,
                     "low": low,
@@ -105,13 +122,13 @@ class Judge:
             if metric.name == "agreement":
                 figure["identical"] = identical(ours)
             found[metric.name] = figure
-        texts = [part.texts[item.id] for item in shared]
-        walls = [self._large.texts[item.id].wall_ns for item in shared]
+        texts = [part.texts[item.id] for item in self._items]
+        walls = [self._large.texts[item.id].wall_ns for item in self._items]
         found |= of_texts(texts)
         found["speedup"] = _speedup(texts, walls, draws)
-        return {**found, "texts": len(shared), "interval": INTERVAL}
+        return {**found, "texts": len(self._items), "interval": INTERVAL}
 
-    def _judged(self, items: Sequence[Item], part: Written) -> list[Judged]:
+    def _judged(self, part: Written) -> list[Judged]:
         return [
             Judged(
                 text=part.texts[item.id].text,
@@ -120,7 +137,7 @@ class Judge:
                 own=self._large.texts[item.id].tokens,
                 nats=part.nats.get(item.id),
             )
-            for item in items
+            for item in self._items
         ]
 
 
@@ -140,11 +157,6 @@ def of_texts(texts: Sequence[TextRecord]) -> dict[str, Any]:
         **{f"{name.removesuffix('s')}_rate": _total(texts, name) / tokens for name in _RATES},
         "ended_by_length": ended / len(texts),
     }
-
-
-def _scored(metric: Metric, texts: Sequence[Judged], draws: Resamples) -> tuple[Marks, Array]:
-    marks = metric.marks(texts)
-    return marks, draws.scores(marks)
 
 
 def _speedup(

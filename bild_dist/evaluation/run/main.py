@@ -8,15 +8,12 @@ Finished texts are kept in a file beside the record: interrupted, the same comma
 from __future__ import annotations
 
 import asyncio
-import json
 import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
@@ -28,7 +25,7 @@ from bild_dist.errors import BildError, ConfigError, InvalidRequest, LocalProtoc
 from bild_dist.evaluation.align.progress import Bar
 from bild_dist.evaluation.bench import usage
 from bild_dist.evaluation.metrics import reading, registry
-from bild_dist.evaluation.run import sheet
+from bild_dist.evaluation.run import identity, sheet
 from bild_dist.evaluation.run.figures import Judge, Written, merged, repeats
 from bild_dist.evaluation.run.options import Plan, planned, taught_prefixes
 from bild_dist.evaluation.run.partial import Partial
@@ -36,10 +33,10 @@ from bild_dist.evaluation.run.record import Failure, Part, Record, Setting, Text
 from bild_dist.evaluation.run.running import Outcome, opened, steps, warm_up, worded, write
 from bild_dist.evaluation.tasks.base import Item, Wording, wording
 from bild_dist.messages import Info
-from bild_dist.model import hub
 from bild_dist.orchestrator.decoder import Decoder
 from bild_dist.orchestrator.pairing import schedule_for
 from bild_dist.orchestrator.prompt import prepare
+from bild_dist.policy.baselines import alone
 from bild_dist.types import Mode, Role
 
 if TYPE_CHECKING:
@@ -48,8 +45,6 @@ if TYPE_CHECKING:
 _SETTING: Final = "setting"
 _LARGE: Final = "large alone"
 """The two parts of a run."""
-_PASSING: Final = frozenset(("generation", "pid", "slots", "rules"))
-"""Of a worker's Info, what may be another when a run goes on."""
 
 
 def main(argv: Sequence[str], inproc: InProcess) -> int:
@@ -116,6 +111,10 @@ class Eval:
         if self._reads:
             reading.refuse_toy(plan.config.large)
         self._infos: dict[Role, Info] = {}
+        self._models: dict[Role, dict[str, Any]] = {}
+        """As `identity.model` has them, looked at before the first text."""
+        self._asked = ""
+        """As `identity.asked` has it."""
         self._prompts: dict[str, tuple[int, ...]] = {}
         """Ids of what was asked, by item: what the large model reads in front of a text."""
         self._forced: int | None = None
@@ -128,7 +127,8 @@ class Eval:
         for part in measured.settings:
             texts = merged(measured.texts(part))
             written[part] = Written(texts, self._nats(texts))
-        judge = Judge(self._items, self._metrics, written[_LARGE])
+        others = [own for part, own in written.items() if part != _LARGE]
+        judge = Judge(self._items, self._metrics, written[_LARGE], others)
         parts = {}
         for part, setting in measured.settings.items():
             figures = judge.figures(written[part])
@@ -144,7 +144,7 @@ class Eval:
             split=self._plan.split,
             part=parts.get(_SETTING, parts[_LARGE]),
             large=parts[_LARGE] if _SETTING in parts else None,
-            models={role.value: asdict(info) for role, info in self._infos.items()},
+            models={role.value: asdict(self._infos[role]) | self._models[role] for role in Role},
             environment=self._environment(),
         )
         record.write(self._plan.out)
@@ -166,8 +166,10 @@ class Eval:
         self._infos = {role: client.info for role, client in decoder.workers.items()}
         settings = self._settings()
         items = worded(self._items, self._wording())
+        self._models = {role: self._model(role) for role in Role}
+        self._asked = identity.asked(items)
         todo = list(steps(items, list(settings), plan.rounds))
-        with Partial(plan.out, self._identity(settings, items)) as partial:
+        with Partial(plan.out, self._identity(settings)) as partial:
             done = sum(step in partial for step in todo)
             if done:
                 self._err.print(f"goes on after {done} of {len(todo)} texts")
@@ -196,13 +198,13 @@ class Eval:
         asked = self._plan.config.generate
         if asked.schedule is None:
             small, large = self._infos[Role.SMALL], self._infos[Role.LARGE]
-            asked = replace(asked, schedule=schedule_for(small, large))
+            asked = replace(asked, schedule=schedule_for(small, large, asked))
         setting = Setting.of(asked)
         if self._plan.name:
             setting = Setting(self._plan.name, asked)
         if asked.mode is Mode.LARGE:
             return {_LARGE: setting}
-        return {_SETTING: setting, _LARGE: Setting.of(replace(asked, mode=Mode.LARGE))}
+        return {_SETTING: setting, _LARGE: Setting.of(alone(asked))}
 
     def _wording(self) -> Wording:
         plan = self._plan
@@ -217,27 +219,22 @@ class Eval:
             template=plan.template,
         )
 
-    def _identity(self, settings: Mapping[str, Setting], items: Sequence[Item]) -> dict[str, Any]:
+    def _identity(self, settings: Mapping[str, Setting]) -> dict[str, Any]:
         """What makes two runs the same: models, texts, settings, and what decides their speed."""
         plan = self._plan
-        asked = sha256(json.dumps([(item.id, item.prompt) for item in items]).encode())
         return {
             "task": plan.task.name,
             "split": plan.split,
-            "items": f"{len(items)} ({asked.hexdigest()[:16]})",
+            "items": self._asked,
             "rounds": plan.rounds,
             "transport": plan.config.orchestrator.transport,
             **{name: setting.as_dict() for name, setting in settings.items()},
-            **{role.value: self._model(role) for role in Role},
+            **{role.value: model for role, model in self._models.items()},
         }
 
     def _model(self, role: Role) -> dict[str, Any]:
-        info = asdict(self._infos[role])
         config: WorkerConfig = getattr(self._plan.config, role.value)
-        if not (self._plan.addresses or config.model.startswith("toy:")):
-            info["weights"] = _weights(hub.folder_for(config))
-            info["ignored"] = list(config.ignore_generation)
-        return {name: value for name, value in info.items() if name not in _PASSING}
+        return identity.model(self._infos[role], config, joined=bool(self._plan.addresses))
 
     async def _remember(self, decoder: Decoder, items: Sequence[Item], partial: Partial) -> None:
         """Keeps what each text was asked by, as the models read it, for reading it again."""
@@ -271,20 +268,8 @@ class Eval:
             "dtype": large.dtype,
             "transport": self._plan.config.orchestrator.transport,
             "rounds": self._plan.rounds,
+            "items": self._asked,
             "commit": usage.commit(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": self._command,
         }
-
-
-def _weights(folder: Path) -> str:
-    """A name for what a model's folder holds: another one as soon as it is trained again."""
-    # It stands beside code that needs transformers.
-    from bild_dist.model.gguf import fingerprint
-
-    digest = sha256()
-    for file in sorted(folder.glob("*.json")):
-        digest.update(file.name.encode() + file.read_bytes())
-    for file in sorted(folder.glob("*.safetensors")):
-        digest.update(fingerprint(file).encode())
-    return digest.hexdigest()[:16]

@@ -15,16 +15,21 @@ from typing import Any, Final
 from bild_dist.config import Config, settled
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.metrics import registry as metrics
+from bild_dist.evaluation.oracle import replacing
+from bild_dist.evaluation.run.record import Setting
 from bild_dist.evaluation.tasks import registry as tasks
 from bild_dist.evaluation.tasks.base import Task
 from bild_dist.model import hub
 from bild_dist.orchestrator.cli import Parser, pair_options
+from bild_dist.policy.baselines import BASELINES, baseline
 from bild_dist.types import Options, Role
 
 _OWN: Final = frozenset((
-    "task", "split", "count", "metric", "rounds", "prefix", "template", "name", "out",
+    "task", "split", "count", "metric", "rounds", "prefix", "template", "name", "baseline", "oracle", "out",
 ))  # fmt: skip
 """What this command knows and a configuration does not."""
+_PARTLY: Final = frozenset(("no rollback", "no fallback", "nucleus"))
+"""Baselines that leave a threshold to whoever asks, which then belongs into the name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +59,12 @@ def parser() -> Parser:
     top.add_argument("--rounds", type=int, default=1, metavar="R",
                      help="write everything so often; a text's time is the median (default: 1)")  # fmt: skip
     top.add_argument("--name", metavar="NAME", help="of the setting in tables")
+    other = top.add_mutually_exclusive_group()
+    other.add_argument("--baseline", metavar="NAME",
+                       help=f"what BiLD is compared with, as it is named: {', '.join(BASELINES)}")  # fmt: skip
+    other.add_argument("--oracle", type=float, metavar="NATS",
+                       help="the small model's token stands unless -ln p of it under the large one exceeds this "
+                       "(figure 2 of the paper; inf is the small model's text, 0 the large one's)")  # fmt: skip
     top.add_argument("--out", metavar="FILE.json", required=True,
                      help="the record; an interrupted run goes on from FILE.json.partial.jsonl")  # fmt: skip
     pair_options(top)
@@ -124,6 +135,8 @@ def planned(argv: Sequence[str]) -> Plan:
     out = Path(asked["out"])
     if out.is_dir() or not out.parent.is_dir():
         raise ConfigError(f"--out {out}: name a file in a folder that exists")
+    config = config.overlaid(generate=defaults(task, config.generate))
+    config, title = compared(config, asked)
     return Plan(
         task=task,
         split=asked["split"] or task.default_split,
@@ -132,11 +145,39 @@ def planned(argv: Sequence[str]) -> Plan:
         rounds=asked["rounds"],
         prefix=asked["prefix"],
         template=asked["template"],
-        name=asked["name"],
-        config=config.overlaid(generate=defaults(task, config.generate)),
+        name=title,
+        config=config,
         addresses=addresses,
         out=out,
     )
+
+
+def compared(config: Config, asked: Mapping[str, Any]) -> tuple[Config, str | None]:
+    """The configuration of a baseline or of the oracle, where one is asked for, and the name by which a
+    report knows it; else what there was.
+
+    Raises:
+        ConfigError: the command line says of an option what the baseline does not; names it.
+        InvalidRequest: no such baseline, or a threshold that is none.
+    """
+    kind, nats, before = asked["baseline"], asked["oracle"], config.generate
+    if kind is None and nats is None:
+        return config, asked["name"]
+    flag = "--baseline" if kind is not None else "--oracle"
+    if asked["name"] is not None:
+        raise ConfigError(f"{flag} names the setting itself: leave out --name {asked['name']!r}")
+    options = baseline(kind, before) if kind is not None else replacing(before, nats)
+    for spec in dataclasses.fields(Options):
+        ours = getattr(options, spec.name)
+        if asked[spec.name] is not None and ours != getattr(before, spec.name):
+            raise ConfigError(
+                f"{flag} sets {spec.name} to {ours}, which is not what --{spec.name.replace('_', '-')} says: "
+                "leave one of the two out"
+            )
+    name = f"oracle {nats:g}" if kind is None else str(kind)
+    if kind in _PARTLY:
+        name += f", {Setting.of(options).name}"
+    return dataclasses.replace(config, generate=options), name
 
 
 def defaults(task: Task, given: Options) -> dict[str, Any]:

@@ -87,16 +87,17 @@ class Partial:
             raise self._refused(error) from None
         try:
             lines = [revived(json.loads(line)) for line in whole.split("\n") if line]
-            if lines:
-                self._compare(lines[0]["identity"])
+            other = dict(lines[0]["identity"]) if lines else self._identity
             for line in lines[1:]:
                 part, number = line.pop("part"), line.pop("round")
                 kind = Failure if "error" in line else TextRecord
-                self.found[part, number, line["id"]] = kind.from_dict(line)
-        except (ValueError, KeyError, TypeError) as error:
+                found = kind.from_dict(line)
+                self.found[part, number, found.id] = found
+        except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
             raise ConfigError(
                 f"{self.path} is not what an interrupted run leaves ({error}): remove it to begin again"
             ) from None
+        self._compare(revived(other))
         return lines
 
     def _compare(self, other: Mapping[str, Any]) -> None:

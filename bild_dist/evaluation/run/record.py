@@ -16,11 +16,17 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from bild_dist.errors import BildError, ConfigError
-from bild_dist.types import Mode, Options, Result, TokenEvent
+from bild_dist.evaluation.run.fields import Fields, number
+from bild_dist.types import FinishReason, Mode, Options, Policy, Result, Source, TokenEvent
 
 FORMAT: Final = 1
 _ALWAYS: Final = ("mode", "alpha_fb", "alpha_rb", "window", "schedule")
 """Options that a record names even where they are the default."""
+_NUMBERS: Final = frozenset((
+    "alpha_rb", "confidences", "distances", "value", "low", "high", "mean",
+    "confidence", "margin", "distance", "top",
+))  # fmt: skip
+"""Where infinity may stand: thresholds, what a text or a reading (`sweep`) has of each token, and figures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +38,13 @@ class Setting:
 
     @classmethod
     def of(cls, options: Options) -> Self:
-        """Named after what it is: `large`, `exact`, `bild 0.7/2`, and `bild 0.7/2 window 5` where the
-        window is not the default.
+        """Named after what it is: `large`, `exact`, `rejection 4`, `bild 0.7/2`, and `bild 0.7/2 window 5`
+        where the window is not the default.
         """
         name = options.mode.value
-        if options.mode is Mode.BILD:
+        if options.policy is Policy.REJECTION:
+            name = f"rejection {options.window}"
+        elif options.mode is Mode.BILD:
             name += f" {options.alpha_fb:g}/{options.alpha_rb:g}"
             if options.window != Options().window:
                 name += f" window {options.window}"
@@ -53,10 +61,12 @@ class Setting:
         return found
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> Self:
-        """Raises InvalidRequest for an option that is unknown or out of its range."""
+    def from_dict(cls, found: Mapping[str, Any], where: str = "setting") -> Self:
+        """Raises ConfigError without a name, InvalidRequest for an option that is unknown or out of its
+        range.
+        """
         rest = {name: value for name, value in found.items() if name != "name"}
-        return cls(str(found["name"]), Options().merged(rest))
+        return cls(Fields.of(found, where).text("name"), Options().merged(rest))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,12 +107,35 @@ class TextRecord:
         )
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> Self:
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in found.items()
-        }
-        return cls(**values)
+    def from_dict(cls, found: Mapping[str, Any], where: str = "") -> Self:
+        """Raises ConfigError for a field that is missing, unknown or not what it should be."""
+        own = Fields.of(found, where)
+        own.only([spec.name for spec in dataclasses.fields(cls)])
+        tokens = own.wholes("tokens")
+        sources = own.texts("sources", list(Source))
+        if len(sources) != len(tokens):
+            raise ConfigError(
+                f"{own.path('sources')} has {len(sources)} entries for {len(tokens)} tokens"
+            )
+        reason = own.text("finish_reason", "eos")
+        if reason not in list(FinishReason):
+            raise ConfigError(
+                f"{own.path('finish_reason')} is {reason!r}: known are {', '.join(FinishReason)}"
+            )
+        trace = own.object("trace", {})
+        return cls(
+            id=own.text("id"),
+            text=own.text("text"),
+            tokens=tokens,
+            sources=sources,
+            confidences=own.numbers("confidences", len(tokens)),
+            distances=own.numbers("distances", len(tokens)),
+            finish_reason=reason,
+            wall_ns=own.whole("wall_ns", 0),
+            first_token_ns=own.whole("first_token_ns", 0),
+            trace={name: trace.whole(name) for name in trace.found},
+            walls_ns=own.wholes("walls_ns", ()),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +154,11 @@ class Failure:
         return {"id": self.id, "error": {"type": self.type, "message": self.message}}
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> Self:
-        return cls(found["id"], found["error"]["type"], found["error"]["message"])
+    def from_dict(cls, found: Mapping[str, Any], where: str = "") -> Self:
+        """Raises ConfigError as `TextRecord.from_dict`."""
+        own = Fields.of(found, where)
+        error = own.object("error")
+        return cls(own.text("id"), error.text("type"), error.text("message"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,12 +179,20 @@ class Part:
         }
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> Self:
+    def from_dict(cls, found: Mapping[str, Any], where: str = "") -> Self:
+        """Raises ConfigError or InvalidRequest for a field that is not what it should be."""
+        own = Fields.of(found, where)
+        setting, figures = own.object("setting"), own.object("figures")
+        texts = tuple(TextRecord.from_dict(t.found, t.where) for t in own.objects("texts"))
+        failed = tuple(Failure.from_dict(f.found, f.where) for f in own.objects("failed"))
+        if len({text.id for text in texts}) < len(texts):
+            raise ConfigError(f"{own.path('texts')} has an id twice")
+        _check(figures)
         return cls(
-            setting=Setting.from_dict(found["setting"]),
-            texts=tuple(TextRecord.from_dict(text) for text in found["texts"]),
-            failed=tuple(Failure.from_dict(failure) for failure in found["failed"]),
-            figures=found["figures"],
+            setting=Setting.from_dict(setting.found, setting.where),
+            texts=texts,
+            failed=failed,
+            figures=figures.found,
         )
 
 
@@ -197,14 +241,16 @@ class Record:
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Self:
-        large = found.get("large")
+        """Raises ConfigError or InvalidRequest for a field that is not what it should be."""
+        own, large = Fields.of(found), found.get("large")
+        models = own.object("models")
         return cls(
-            task=found["task"],
-            split=found["split"],
+            task=own.text("task"),
+            split=own.text("split"),
             part=Part.from_dict(found),
-            large=None if large is None else Part.from_dict(large),
-            models=found["models"],
-            environment=found["environment"],
+            large=None if large is None else Part.from_dict(large, "large"),
+            models={role: models.object(role).found for role in models.found},
+            environment=own.object("environment").found,
         )
 
     def write(self, path: Path) -> None:
@@ -222,7 +268,7 @@ class Record:
         """Raises ConfigError if there is no such file, or it is no record of this format."""
         try:
             found = revived(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path} cannot be read: {error}") from None
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise ConfigError(
@@ -230,10 +276,26 @@ class Record:
             )
         try:
             return cls.from_dict(found)
-        except (KeyError, TypeError, BildError) as error:
+        except (TypeError, BildError) as error:
             raise ConfigError(
                 f"{path} is no whole record of a run ({error}): make it again"
             ) from None
+
+
+def _check(figures: Fields) -> None:
+    """Raises ConfigError for a figure whose numbers are none."""
+    for name, value in figures.found.items():
+        if not isinstance(value, Mapping):
+            continue
+        figure = figures.object(name)
+        for part in ("value", "mean", "low", "high"):
+            there = figure.found.get(part)
+            if not (
+                number(there) or part not in value or (there is None and part in ("low", "high"))
+            ):
+                raise ConfigError(f"{figure.path(part)} must be a number")
+        if "value" not in value and "mean" not in value:
+            raise ConfigError(f"{figure.path('value')} is missing")
 
 
 def plain(value: Any) -> Any:
@@ -248,16 +310,11 @@ def plain(value: Any) -> Any:
 
 
 def revived(value: Any, name: str = "") -> Any:
-    """The same, read back. Only where a number is expected: a text may say "inf"."""
+    """The same, read back. Only where a number may be infinite: a task or a text may say "inf"."""
     if isinstance(value, dict):
         return {key: revived(part, key) for key, part in value.items()}
     if isinstance(value, list):
         return [revived(part, name) for part in value]
-    if value in ("inf", "-inf") and name not in _WORDS:
+    if name in _NUMBERS and value in ("inf", "-inf"):
         return float(value)
     return value
-
-
-_WORDS: Final = frozenset(
-    ("text", "id", "name", "message", "stop", "command", "src_lang", "tgt_lang")
-)

@@ -6,7 +6,7 @@ What is measured is a request at batch 1: the next one begins when the last one 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 WARM_UP: Final = 32
 """Tokens of the text that is written before the clock starts."""
 BLOCK: Final = 10
-"""Items that one setting writes before it is the other's turn: short against the minutes in which a
-machine changes its speed, long against what a change of setting costs."""
+"""Items that one setting writes, at most, before it is the other's turn: short against the minutes in
+which a machine changes its speed, long against what a change of setting costs. Of fewer than twice as
+many items it is half, so that each setting begins once."""
 
 Outcome: TypeAlias = TextRecord | Failure
 
@@ -51,32 +52,6 @@ def opened(
 def worded(items: Sequence[Item], around: Wording) -> list[Item]:
     """The items with what a model is asked for as their prompts."""
     return [dataclasses.replace(item, prompt=around.of(item)) for item in items]
-
-
-async def measure(
-    decoder: Decoder,
-    items: Sequence[Item],
-    setting: Options,
-    tell: Callable[[int], None] = lambda done: None,
-    failed: Callable[[Failure], None] | None = None,
-) -> list[TextRecord]:
-    """Writes every item with these options, in their order. `tell` hears how many are done, `failed`
-    of each item that cannot be written; without it the first one ends the measurement.
-
-    Raises:
-        BildError: a worker failed, or an item could not be written and nobody wants to hear of it.
-    """
-    found = []
-    for done, item in enumerate(items, 1):
-        outcome = await write(decoder, item, setting)
-        if isinstance(outcome, TextRecord):
-            found.append(outcome)
-        elif failed is not None:
-            failed(outcome)
-        else:
-            raise InvalidRequest(f"{item.title}: {outcome.message}")
-        tell(done)
-    return found
 
 
 async def write(decoder: Decoder, item: Item, setting: Options) -> Outcome:
@@ -122,9 +97,10 @@ def steps(items: Sequence[Item], parts: Sequence[str], rounds: int = 1) -> Itera
     """All texts of a run, in an order that favours nobody: the parts take turns block by block, and who
     begins changes with every block and every round.
     """
+    block = max(1, min(BLOCK, (len(items) + 1) // 2))
     for number in range(rounds):
-        for turn, start in enumerate(range(0, len(items), BLOCK)):
+        for turn, start in enumerate(range(0, len(items), block)):
             order = parts if (number + turn) % 2 == 0 else list(reversed(parts))
             for part in order:
-                for item in items[start : start + BLOCK]:
+                for item in items[start : start + block]:
                     yield Step(part, number, item)

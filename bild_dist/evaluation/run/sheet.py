@@ -8,18 +8,19 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from bild_dist.evaluation.metrics import registry
 from bild_dist.evaluation.run.record import Part, Record
 
 WIDE: Final = 110
 """Characters that all columns need."""
 _QUALITY: Final = {
-    "bleu": ("BLEU", ".1f", "+.2f"),
-    "rougeL": ("ROUGE-L", ".1f", "+.2f"),
-    "chrf": ("chrF", ".1f", "+.2f"),
-    "agreement": ("agreement with large", ".3f", ""),
-    "perplexity": ("perplexity under large", ".2f", "+.3f"),
+    "bleu": "BLEU",
+    "rougeL": "ROUGE-L",
+    "chrf": "chrF",
+    "agreement": "agreement with large",
+    "perplexity": "perplexity under large",
 }
-"""Head, form of the figure, form of its difference to the large model's (empty: not shown)."""
+"""Heads of the rows. A figure has the decimals of its metric, its difference to the large model's one more."""
 _FIGURES: Final = (
     ("ms a text, mean", ("latency_ms", "mean"), ".1f"),
     ("ms a text, p50", ("latency_ms", "p50"), ".1f"),
@@ -60,12 +61,15 @@ def table(parts: Sequence[Part]) -> Table:
         grid.add_column(part.setting.name, justify="right", no_wrap=True)
     grid.add_column("to large" if len(parts) > 1 else "", justify="right", no_wrap=True)
     grid.add_row("speed-up", *(_spread(part.figures["speedup"], ".2f") for part in parts))
-    for name, (head, form, change) in _QUALITY.items():
+    for name, head in _QUALITY.items():
         if all(name in part.figures for part in parts):
             found = [part.figures[name] for part in parts]
-            cells = [_spread(figure, form) for figure in found]
-            difference = found[-1].get("difference") if change else None
-            grid.add_row(head, *cells, "" if difference is None else _spread(difference, change))
+            digits = registry.named(name).digits
+            cells = [_spread(figure, f".{digits}f") for figure in found]
+            # What agreement loses to the large model is what it lacks to 1.
+            difference = found[-1].get("difference") if name != "agreement" else None
+            change = "" if difference is None else _spread(difference, f"+.{digits + 1}f")
+            grid.add_row(head, *cells, change)
     for head, path, form in _FIGURES:
         grid.add_row(head, *(_cell(part.figures, path, form) for part in parts))
     return grid

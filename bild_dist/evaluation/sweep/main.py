@@ -8,7 +8,7 @@ import json
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -18,15 +18,18 @@ from rich.console import Console
 from rich.table import Table
 
 from bild_dist import log
+from bild_dist.config import WorkerConfig
 from bild_dist.errors import BildError, ConfigError, InvalidRequest
 from bild_dist.evaluation.bench import usage
-from bild_dist.evaluation.run.record import plain
+from bild_dist.evaluation.run import identity as identities
+from bild_dist.evaluation.run.record import Setting, plain
 from bild_dist.evaluation.sweep import plot
 from bild_dist.evaluation.sweep.grid import front
 from bild_dist.evaluation.sweep.journal import Journal
 from bild_dist.evaluation.sweep.options import asked, planned
 from bild_dist.evaluation.sweep.running import Stages, Sweep
 from bild_dist.evaluation.sweep.study import Point, Study
+from bild_dist.types import Role
 
 if TYPE_CHECKING:
     from bild_dist.orchestrator.cli import InProcess
@@ -40,6 +43,8 @@ def main(argv: Sequence[str], inproc: InProcess) -> int:
     try:
         log.configure()
         found, _ = asked(argv)
+        if found.plot is not None:
+            plot.ready(found.plot)
         study = swept(planned(found), found.out, shlex.join(["bild", "sweep", *argv]), inproc)
         show(study)
         if found.plot is not None:
@@ -61,7 +66,10 @@ def swept(sweep: Sweep, out: Path, command: str, inproc: InProcess) -> Study:
         BildError: a worker failed, or a file cannot be read or written.
     """
     journal = Journal.beside(out, identity(sweep))
-    about = {**environment(command), "sweep": fingerprint(sweep)}
+    about = {
+        **environment(command), "sweep": fingerprint(sweep), "identity": identity(sweep),
+        "prompts": prompts(sweep),
+    }  # fmt: skip
     study = asyncio.run(Stages(sweep, journal, about, inproc).run())
     study.write(out)
     journal.close()
@@ -69,26 +77,41 @@ def swept(sweep: Sweep, out: Path, command: str, inproc: InProcess) -> Study:
 
 
 def identity(sweep: Sweep) -> dict[str, Any]:
-    """What the pieces of a sweep depend on."""
-
-    def told(value: Any) -> Any:
-        return {k: v for k, v in dataclasses.asdict(value).items() if k != "listen"}
-
+    """What the pieces of a sweep depend on, with names for the texts and the weights."""
+    grid = sweep.grid
     return {
-        "task": sweep.task, "split": sweep.split, "items": [item.prompt for item in sweep.items],
-        "small": told(sweep.config.small), "large": told(sweep.config.large),
-        "orchestrator": told(sweep.config.orchestrator),
-        "middle": {k: str(v) for k, v in dataclasses.asdict(sweep.grid.middle).items()},
-        "measured": [s.name for s in sweep.grid.settings()] if sweep.measure else [],
+        "task": sweep.task, "split": sweep.split, "items": identities.asked(sweep.items),
+        "wording": sweep.template, **{role.value: _model(sweep, role) for role in Role},
+        "orchestrator": dataclasses.asdict(sweep.config.orchestrator),
+        "middle": Setting.of(grid.middle).as_dict(),
+        "settings": [setting.as_dict() for setting in grid.settings()],
+        "front": sweep.only_front, "record": sweep.recorded, "measure": sweep.measure,
     }  # fmt: skip
 
 
+def _model(sweep: Sweep, role: Role) -> dict[str, Any]:
+    """What a worker is told, and its weights; where it listens is another place every time, and where a
+    folder lies says nothing about what it holds.
+    """
+    config: WorkerConfig = getattr(sweep.config, role.value)
+    looked = identities.folder(config, joined=False)
+    left = {"listen", *(("model",) if looked else ())}
+    return {k: v for k, v in dataclasses.asdict(config).items() if k not in left} | looked
+
+
 def fingerprint(sweep: Sweep) -> str:
-    """Of all that a finished sweep depends on: its pieces, its settings and its metrics."""
-    said = [identity(sweep), [setting.as_dict() for setting in sweep.grid.settings()],
-            [metric.name for metric in sweep.metrics], sweep.recorded, sweep.only_front,
+    """Of all that a finished sweep depends on: its pieces, its metrics and its references."""
+    said = [identity(sweep), sweep.main, [metric.name for metric in sweep.metrics],
             [list(item.references) for item in sweep.items]]  # fmt: skip
     return sha256(json.dumps(plain(said), default=str).encode()).hexdigest()
+
+
+def prompts(sweep: Sweep) -> list[str]:
+    """A name for each prompt, to tell whether two sweeps share texts."""
+    return [
+        sha256(item.prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        for item in sweep.items
+    ]
 
 
 def environment(command: str) -> dict[str, Any]:
@@ -134,11 +157,20 @@ def show(study: Study) -> None:
     out.print(table)
     for kind, found in study.difference.items():
         out.print(
-            f"Predicted from the {kind} text, large passes a token lie within 10 % for "
-            f"{found['within_10_percent']:.0%} of {found['settings']} settings (median {found['median']:.1%}, "
-            f"most {found['most']:.1%})."
+            f"Predicted from the {kind} text, large passes a token lie within 10 % of those "
+            f"{_sources(found['sources'])} for {found['within_10_percent']:.0%} of {found['settings']} settings "
+            f"(median {found['median']:.1%}, most {found['most']:.1%})."
         )
     spent = ", ".join(f"{stage} {ns / 1e9:.1f} s" for stage, ns in study.spent_ns.items())
     out.print(f"Time: {spent}.")
     for failure in study.failed:
         out.print(f"{failure.id}: {failure.type}: {failure.message}")
+
+
+def _sources(found: Mapping[str, int]) -> str:
+    """Where the passes that a prediction is held against come from."""
+    said = {"measured": "measured", "counted": "counted", "own text": "played over their own text"}
+    only = next(iter(found))
+    if len(found) == 1:
+        return said[only]
+    return " or ".join(f"{said[name]} ({count})" for name, count in found.items())

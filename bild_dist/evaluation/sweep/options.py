@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from bild_dist.evaluation.metrics import registry as metrics
 from bild_dist.evaluation.run.options import defaults, taught_prefixes
 from bild_dist.evaluation.run.running import worded
 from bild_dist.evaluation.sweep.grid import Grid
+from bild_dist.evaluation.sweep.replay import MOST
 from bild_dist.evaluation.sweep.running import RECORDED, Sweep
 from bild_dist.evaluation.tasks import registry as tasks
 from bild_dist.evaluation.tasks.base import Task, Wording, wording
@@ -30,6 +32,8 @@ OWN: Final = frozenset((
 ))  # fmt: skip
 """What this command knows and a configuration does not."""
 _GREEDY: Final = ("temperature", "stop", "deadline")
+_UNREAD: Final = ("policy", "confidence", "distance", "adapt")
+"""Options that ask for what a recording does not hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,13 +147,18 @@ def _base(given: Options, task: Task) -> Options:
     """The options that all settings share: the task's own, unless the user said otherwise."""
     base = given.merged(defaults(task, given))
     default = Options()
-    for name in _GREEDY:
-        if getattr(base, name) != getattr(default, name):
-            raise ConfigError(
-                f"generate.{name} = {getattr(base, name)!r}: a sweep compares whole texts of the most likely "
-                "tokens: leave it out"
-            )
+    for name in (*_GREEDY, *_UNREAD):
+        value = getattr(base, name)
+        if value != getattr(default, name):
+            why = "compares whole texts of the most likely tokens"
+            if name in _UNREAD:
+                why = "is predicted from the largest probability and -ln p alone"
+            raise ConfigError(f"generate.{name} = {_plain(value)!r}: a sweep {why}: leave it out")
     return base
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, StrEnum) else value
 
 
 def _grid(base: Options, values: Mapping[str, Any], config: Config) -> Grid:
@@ -202,14 +211,17 @@ def planned(found: Asked, *, split: str | None = None, count: int | None = None)
     split = split or found.split
     items = found.task.items(split, count or found.count)
     judges = metrics.chosen(found.metrics, items, found.task.metric)
+    if len(items) > MOST:
+        raise ConfigError(f"--count: a sweep takes up to {MOST} texts, not {len(items)}")
     if any(metric.name == "perplexity" for metric in judges):
         raise ConfigError("--metric perplexity is for `bild eval`: a sweep keeps no reading for it")
     if not judges:
         raise ConfigError("no metric fits these items: name one with --metric")
     names = [metric.name for metric in judges]
+    around = _wording(found)
     return Sweep(
         config=found.config, grid=found.grid, task=found.task.name, split=split,
-        items=tuple(worded(items, _wording(found))), metrics=tuple(judges),
+        items=tuple(worded(items, around)), template=around.template, metrics=tuple(judges),
         main=found.task.metric if found.task.metric in names and not found.metrics else names[0],
         recorded=found.record, only_front=found.front, measure=found.measure,
     )  # fmt: skip

@@ -23,11 +23,47 @@ _STYLE: Final = {
     "font.family": ["DejaVu Sans", "sans-serif"],
     "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.6, "axes.axisbelow": True,
+    "text.parse_math": False,  # a dollar in a path is a dollar
     "legend.frameon": False, "savefig.facecolor": "white", "figure.facecolor": "white",
 }  # fmt: skip
-_POINT: Final = {"bleu": 1.0, "rougeL": 1.0, "chrf": 1.0, "agreement": 0.01}
-"""One point of each metric, for the line below the large model."""
 _TITLES: Final = {"bleu": "BLEU", "rougeL": "ROUGE-L", "chrf": "chrF", "agreement": "agreement"}
+
+
+def ready(stem: Path) -> None:
+    """Looks whether STEM.png can be drawn later, before hours are spent on what it would show.
+
+    Raises:
+        ConfigError: matplotlib is not installed, or nothing can be written there.
+    """
+    _matplotlib()
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for path in _paths(stem):
+            # Opened to be written and closed again: nobody else knows all reasons why not.
+            there = path.exists()
+            path.open("ab").close()
+            if not there:
+                path.unlink()
+    except (OSError, ValueError) as error:
+        raise _refused(stem, error) from None
+
+
+def _matplotlib() -> Any:
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise ConfigError("drawing needs matplotlib: pip install 'bild-dist[eval]'") from None
+    mpl.use("Agg")
+    return mpl
+
+
+def _paths(stem: Path) -> list[Path]:
+    return [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
+
+
+def _refused(stem: Path, error: Exception) -> ConfigError:
+    said = getattr(error, "strerror", None) or error
+    return ConfigError(f"--plot {stem} cannot be written: {said}")
 
 
 def draw(study: Study, stem: Path, metric: str = "") -> list[Path]:
@@ -37,28 +73,22 @@ def draw(study: Study, stem: Path, metric: str = "") -> list[Path]:
         ConfigError: matplotlib is not installed, no setting has this metric, or nothing can be
             written there.
     """
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise ConfigError("drawing needs matplotlib: pip install 'bild-dist[eval]'") from None
-    mpl.use("Agg")
+    mpl = _matplotlib()
     name = metric or study.metric
     points = [point for point in study.points if name in point.figures]
     if not points:
         raise ConfigError(
             f"no setting was judged by {name}: known are {', '.join(registry.names())}"
         )
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
+    paths = _paths(stem)
+    with mpl.rc_context(_STYLE):
         figure = _figure(study, points, name)
         try:
             stem.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(paths[0], dpi=130)
             figure.savefig(paths[1], metadata={"Date": None, "Creator": None})
         except OSError as error:
-            raise ConfigError(
-                f"--plot {stem} cannot be written: {error.strerror or error}"
-            ) from None
+            raise _refused(stem, error) from None
     return paths
 
 
@@ -95,7 +125,7 @@ def _figure(study: Study, points: Sequence[Point], name: str) -> Any:
                           textcoords="offset points", color=_FAINT)  # fmt: skip
     axes.scatter([1.0], [best], marker="*", s=160, color="black", zorder=5)
     axes.annotate("large", (1.0, best), xytext=(-6, 8), textcoords="offset points", ha="right")
-    below = best - _POINT[name]
+    below = best - registry.named(name).point
     axes.axhline(below, color=_FAINT, linestyle=(0, (4, 3)), linewidth=1)
     axes.annotate("one point below large", (1.0, below), xycoords=("axes fraction", "data"),
                   xytext=(-2, -4), textcoords="offset points", ha="right", va="top",
@@ -117,14 +147,22 @@ def _curves(points: Sequence[Point]) -> list[tuple[str, list[Point]]]:
         field: len({getattr(p.setting.options, field) for p in shown}) > 1
         for field in ("window", "schedule")
     }
-    curves: dict[str, list[Point]] = {}
+    curves: dict[tuple[float, int, str], list[Point]] = {}
+    titles = {}
     for point in sorted(shown, key=lambda p: p.setting.options.alpha_fb):
         options = point.setting.options
+        key = (
+            options.alpha_rb,
+            options.window if several["window"] else 0,
+            str(options.schedule) if several["schedule"] else "",
+        )
         title = f"alpha_rb {options.alpha_rb:g}"
         title += f", window {options.window}" if several["window"] else ""
         title += f", {options.schedule}" if several["schedule"] else ""
-        curves.setdefault(title, []).append(point)
-    return sorted(curves.items())
+        titles[key] = title
+        curves.setdefault(key, []).append(point)
+    # As numbers: as words, 10 would stand before 2.
+    return [(titles[key], curves[key]) for key in sorted(curves)]
 
 
 def _pick(values: Sequence[str], number: int) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from bild_dist.errors import InvalidRequest
+from bild_dist.errors import ConfigError, InvalidRequest
 from bild_dist.evaluation.sweep.reading import Reading
 from bild_dist.messages import Encoded, Info, Rules
 from bild_dist.model.base import Choice, Pass
@@ -30,6 +30,8 @@ from bild_dist.workers.turns import Turns
 _SAME: Final = 1
 _OTHER: Final = 2
 """Ids of the replay: only whether two are the same, and whether one ends the text, matters."""
+MOST: Final = (VOCABULARY - 1) ** 3
+"""Texts that `simulator.prompt` tells apart."""
 _WARM: Final = (1, 2, 4, 8, 16)
 """Lengths of passes whose times a replay knows from the start, as a pair that has run for a while
 does."""
@@ -81,6 +83,7 @@ def replay(texts: Sequence[Marks], options: Options, costs: Costs) -> list[Playe
 
     Raises:
         InvalidRequest: the schedule is not settled, or a text is empty.
+        ConfigError: there are too many texts.
     """
     if options.schedule is None or not all(len(text) for text in texts):
         raise InvalidRequest("a replay needs a schedule, and texts of at least one token")
@@ -169,7 +172,15 @@ def paper(text: Marks, options: Options, costs: Costs) -> Played:
 
 
 def staged(texts: Sequence[Marks], options: Options, costs: Costs) -> list[Played]:
-    """Any setting of two models, played by the real machine on a virtual clock."""
+    """Any setting of two models, played by the real machine on a virtual clock.
+
+    Raises:
+        ConfigError: there are more texts than the clock's world tells apart.
+    """
+    if len(texts) > MOST:
+        raise ConfigError(
+            f"a replay takes up to {MOST} texts, not {len(texts)}: give fewer (--count)"
+        )
     stage = _Stage(texts, costs)
     options = dataclasses.replace(options, branches=1, stop=(), deadline=None, temperature=0.0)
     forecast = Forecast(stage.measured, options)

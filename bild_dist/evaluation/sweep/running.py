@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,7 +27,7 @@ from bild_dist.evaluation.sweep.pair import Pair, remembered
 from bild_dist.evaluation.sweep.reading import Reading, read
 from bild_dist.evaluation.sweep.replay import Marks, Played, changed, replay
 from bild_dist.evaluation.sweep.study import Point, Study, counted
-from bild_dist.evaluation.tasks.base import Item
+from bild_dist.evaluation.tasks.base import PLACE, Item
 from bild_dist.orchestrator.decoder import Decoder
 from bild_dist.orchestrator.prompt import prepare
 from bild_dist.simulator import Costs
@@ -40,12 +40,13 @@ NEAR: Final = 0.1
 """Settings that would be on the predicted front if they were faster by this share count as near."""
 RECORDED: Final = ("middle", "large")
 """Texts that are read, and that predictions can be made from."""
+_ALONE: Final = (Mode.LARGE, Mode.SMALL)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """What to do. `items`: with the task's wording around their prompts. `only_front`: write and measure
-    only settings near the predicted front.
+    """What to do. `items`: with `template`, the task's wording, around their prompts. `only_front`: write
+    and measure only settings near the predicted front.
     """
 
     config: Config
@@ -55,6 +56,7 @@ class Sweep:
     items: tuple[Item, ...]
     metrics: tuple[Metric, ...]
     main: str
+    template: str = PLACE
     recorded: str = "middle"
     only_front: bool = False
     measure: bool = False
@@ -101,6 +103,11 @@ class Stages:
         walls: Mapping[str, Sequence[Played]] = {}
         if sweep.measure:
             walls = await self._measured([point.setting for point in wanted])
+            # Divided by the time that it took beside them, not by that of another hour.
+            self._timed["large"] = tuple(
+                dataclasses.replace(text, wall_ns=ran.wall_ns, walls_ns=(ran.wall_ns,))
+                for text, ran in zip(self._timed["large"], walls[Mode.LARGE.value], strict=True)
+            )
         names = {point.setting.name for point in wanted}
         finished = [
             self._finished(point, texts, played, walls) if point.setting.name in names else point
@@ -182,7 +189,7 @@ class Stages:
 
     def _timed_by(self, texts: Sequence[Marks], options: Options) -> tuple[Played, ...]:
         """A replay with the time that every text takes besides."""
-        if options.mode in (Mode.LARGE, Mode.SMALL):
+        if options.mode in _ALONE:
             return tuple(counted(text) for text in self._timed[options.mode.value])
         found = replay(texts, options, self._costs)
         return tuple(p._replace(wall_ns=p.wall_ns + self._opening_ns) for p in found)
@@ -209,9 +216,12 @@ class Stages:
         """
         started_ns = now_ns()
         rules = {rule(setting.options): setting.options for setting in settings}
-        # The passes of schedules that look at the clock are not those of a text over the memory.
+        # A text over the memory takes no time to speak of, and passes of schedules that look at the clock
+        # are not its own. So what was not measured is played over it.
         timed = {
-            rule(s.options) for s in settings if not (self._sweep.measure or _counts(s.options))
+            rule(s.options)
+            for s in settings
+            if not (self._sweep.measure or s.options.mode in _ALONE)
         }
         texts: dict[Rule, list[TextRecord]] = {key: [] for key in rules}
         readings: dict[Rule, list[Marks]] = {key: [] for key in rules}
@@ -251,14 +261,20 @@ class Stages:
         readings: Mapping[Rule, Sequence[Marks]],
     ) -> list[Played]:  # fmt: skip
         """Passes of a setting over the texts that it really wrote."""
-        if _counts(options) or self._sweep.measure:
-            return [counted(text) for text in texts[rule(options)]]
-        return list(self._timed_by(readings[rule(options)], options))
+        ran = [counted(text) for text in texts[rule(options)]]
+        if self._sweep.measure or options.mode in _ALONE:
+            return ran
+        played = self._timed_by(readings[rule(options)], options)
+        if not _counts(options):
+            return list(played)
+        return [one._replace(wall_ns=other.wall_ns) for one, other in zip(ran, played, strict=True)]
 
     async def _measured(self, settings: Sequence[Setting]) -> dict[str, list[Played]]:
-        """The settings in worker processes, item by item."""
+        """The settings and the large model alone in worker processes, item by item. By name."""
         started_ns, found = now_ns(), defaultdict(list)
-        options = [setting.options for setting in settings]
+        large = Setting.of(timing.of_kind(self._sweep.grid, "large"))
+        todo = list({setting.name: setting for setting in (large, *settings)}.values())
+        options = [setting.options for setting in todo]
         left = any(f"measured {item.id}" not in self._journal for item in self._items)
         if left:
             opening = running.opened(self._sweep.config, {}, self._inproc)
@@ -267,7 +283,9 @@ class Stages:
                     await running.warm_up(decoder, self._items[:1], options)
                     for number, item in enumerate(self._items, start=1):
                         if f"measured {item.id}" not in self._journal:
-                            ran = await self._all(decoder, item, settings)
+                            # Who comes first changes, so that what follows a pause favours nobody.
+                            turn = number % len(todo)
+                            ran = await self._all(decoder, item, todo[turn:] + todo[:turn])
                             self._journal.put(f"measured {item.id}", ran)
                         bar.at(number)
         for item in self._items:
@@ -341,7 +359,8 @@ class Stages:
                 gaps.append(abs(dataclasses.replace(point, played=played).gap or 0.0))
             if gaps:
                 found[kind] = {
-                    "settings": len(gaps), "within_10_percent": float(np.mean(np.array(gaps) <= 0.1)),
+                    "settings": len(gaps), "sources": dict(Counter(point.source for point in ran)),
+                    "within_10_percent": float(np.mean(np.array(gaps) <= 0.1)),
                     "median": float(np.median(gaps)), "most": float(np.max(gaps)),
                 }  # fmt: skip
         return found
@@ -349,4 +368,5 @@ class Stages:
 
 def _counts(options: Options) -> bool:
     """Whether the passes of a text depend on nothing but the text."""
-    return options.mode in (Mode.LARGE, Mode.SMALL) or options.schedule is Schedule.PAPER
+    drafted = options.mode is Mode.BILD and options.schedule is Schedule.PAPER
+    return drafted or options.mode in _ALONE

@@ -32,9 +32,10 @@ _MS: Final = 1e-6
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
     """One setting. `played`: what the replay predicts, a text each. `texts`: what was written, empty
-    where it was not. `ran`: passes and times of those texts, from `source`: "measured" (worker
-    processes), "counted" (schedule `paper`, whose passes do not depend on time) or "own text" (the
-    machine played over the text that was really written).
+    where it was not. `ran`: passes and times of those texts. The passes are from `source`: "measured"
+    (worker processes), "counted" (schedule `paper`, whose passes do not depend on time) or "own text"
+    (the machine played over the text that was really written); the times were measured, or else played
+    over that text.
     """
 
     setting: Setting
@@ -62,9 +63,8 @@ class Point:
 
     @property
     def walls_ns(self) -> tuple[int, ...]:
-        """Time of each text: measured where it was, else predicted."""
-        best = self.ran if self.source == "measured" else self.played
-        return tuple(text.wall_ns for text in best)
+        """Time of each text: of what was really written where there is something, else predicted."""
+        return tuple(text.wall_ns for text in self.ran or self.played)
 
     @property
     def latency_ms(self) -> float:
@@ -157,7 +157,11 @@ class Study:
         values["items"] = tuple(
             Item(item["id"], "", tuple(item["references"])) for item in found["items"]
         )
-        values["points"] = tuple(Point.from_dict(point) for point in found["points"])
+        points = [Point.from_dict(point) for point in found["points"]]
+        if "identity" not in values["environment"]:
+            # Older files say of a text that was only counted how long it took over the memory.
+            points = [_played(point) if point.source == "counted" else point for point in points]
+        values["points"] = tuple(points)
         values["failed"] = tuple(Failure.from_dict(failure) for failure in found["failed"])
         values["readings"] = {
             name: tuple(Reading.from_dict(reading) for reading in read)
@@ -191,6 +195,13 @@ class Study:
             return cls.from_dict(found)
         except (KeyError, TypeError, BildError) as error:
             raise ConfigError(f"{path} is no whole sweep ({error!r}): make it again") from None
+
+
+def _played(point: Point) -> Point:
+    ran = zip(point.ran, point.played, strict=True)
+    return dataclasses.replace(
+        point, ran=tuple(one._replace(wall_ns=played.wall_ns) for one, played in ran)
+    )
 
 
 def per_token(texts: Sequence[Played]) -> float:

@@ -34,7 +34,8 @@ class Item:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A task by name. Items are read when a split is asked for.
+    """A task by name. Items are read when a split is asked for: `read` gives the first so many of one, or
+    all for None.
 
     `metric` is what it is judged by first; `options` are defaults of a request's options. `prefix`
     is what T5 was taught to expect in front of such a text, `template` an instruction for models
@@ -42,7 +43,7 @@ class Task:
     """
 
     name: str
-    read: Callable[[str], list[Item]]
+    read: Callable[[str, int | None], list[Item]]
     metric: str = "rougeL"
     options: Mapping[str, Any] = field(default_factory=dict)
     prefix: str = ""
@@ -64,7 +65,7 @@ class Task:
             raise ConfigError(
                 f"task {self.name!r} has no split {split!r}{nearest(split, list(self.splits))}"
             )
-        found = self.read(split)[:count]
+        found = self.read(split, count)
         if not found:
             raise ConfigError(f"split {split!r} of task {self.name!r} is empty: take another one")
         return found

@@ -31,8 +31,8 @@ def tasks() -> list[Task]:
     ]  # fmt: skip
 
 
-def _items(corpus: str, split: str) -> list[Item]:
+def _items(corpus: str, split: str, count: int | None) -> list[Item]:
     return [
         Item(example.id, example.prompt, (example.reference,) if example.reference else ())
-        for example in named.load(corpus, split)
+        for example in named.load(corpus, split)[:count]
     ]

@@ -93,18 +93,22 @@ def tasks(loader: Loader | None = None) -> list[Task]:
     ]
 
 
-def _items(name: str, source: Source, loader: Loader | None, split: str) -> list[Item]:
-    found = []
+def _items(
+    name: str, source: Source, loader: Loader | None, split: str, count: int | None
+) -> list[Item]:
+    found: list[Item] = []
     for number, row in enumerate(_rows(name, source, loader or _library(name), split)):
+        if len(found) == count:
+            break
         try:
             pair = source.item(row)
+            key = row[source.key] if source.key else f"{split}/{number}"
         except (KeyError, TypeError):
             raise ConfigError(
                 f"task {name!r}: {source.path} has the columns {', '.join(row)}, which are not those that "
                 "were known here: the data set has changed; write it as a file with prompt and reference"
             ) from None
         if pair is not None:
-            key = row[source.key] if source.key else f"{split}/{number}"
             found.append(Item(str(key), pair[0], (pair[1],)))
     return found
 

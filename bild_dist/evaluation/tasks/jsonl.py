@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from bild_dist.types import nearest
 
 SUFFIX: Final = ".jsonl"
 _REFERENCES: Final = ("reference", "references")
+_HALF: Final = re.compile(r"[\ud800-\udfff]")
 
 
 def task(path: str) -> Task:
@@ -36,7 +38,7 @@ def task(path: str) -> Task:
     known = all(item.references for _, item in found)
     return Task(
         name=path,
-        read=lambda asked: [item for split, item in found if split == asked],
+        read=lambda asked, count: [item for split, item in found if split == asked][:count],
         metric="rougeL" if known else "agreement",
         splits=splits,
     )
@@ -49,6 +51,12 @@ def _line(where: str, number: int, line: str) -> tuple[str, Item]:
         raise ConfigError(f"{where} is not JSON: {error}") from None
     if not isinstance(record, dict):
         raise ConfigError(f"{where} must be a JSON object, not {type(record).__name__}")
+    for name in ("prompt", "id", "split", *_REFERENCES):
+        if _broken(record.get(name)):
+            raise ConfigError(
+                f"{where}: {name} has half a character (a surrogate such as \\ud83d on its own): write "
+                "whole ones"
+            )
     prompt, split = record.get("prompt"), record.get("split", ALL)
     if "prompt" not in record:
         raise ConfigError(f"{where} has no field prompt{nearest('prompt', list(record))}")
@@ -71,6 +79,13 @@ def _references(where: str, record: dict[str, Any]) -> tuple[str, ...]:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ConfigError(f"{where}: {given[0]} must be a text or a list of texts")
     return tuple(texts)
+
+
+def _broken(value: Any) -> bool:
+    """Whether a text in it has half a character, which JSON allows and no model or file takes."""
+    if isinstance(value, list):
+        return any(_broken(part) for part in value)
+    return isinstance(value, str) and _HALF.search(value) is not None
 
 
 def _refuse_twins(found: list[tuple[str, Item]]) -> None:

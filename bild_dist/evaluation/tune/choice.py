@@ -10,18 +10,24 @@ has favoured. Both are counted:
   others. What passes is expected to hold on them, not only in the limit.
 - c is taken over all settings at once: the quantile, over the resamples, of the largest standardised
   deviation of any of them ("max-t"). Settings that write nearly the same texts move together, so c
-  grows far less than one correction for each would ask. Whichever is picked of those that pass, and
-  for whatever reason, the chance that one passes which fails the check is at most 1 - confidence.
+  grows far less than one correction for each would ask, and it holds whichever of those that pass is
+  picked.
 - Stepping down (Romano and Wolf 2005, "Stepwise multiple testing as formalized data snooping",
   Econometrica 73): what has passed is taken out, and c is found anew for the rest, until no more pass.
+- Where most texts are the large model's own and a few lose much, a sample may hold none of those few, and
+  no resample shows what it does not hold. So every setting is given one text more, which loses what
+  any setting that seems to pass lost most on any text, or all of it where nothing was lost. Mode
+  `exact` is not: its texts are the large model's by definition.
 
-With several floors each gets its share of what may go wrong (Bonferroni).
+With several floors each gets its share of what may go wrong (Bonferroni). The bootstrap is right in the
+limit of many texts; for few, `tests/spec/test_tune.py` and `benchmarks/tune_splits.py` count how often
+what was chosen falls below its floor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any, Final, Self, TypeAlias
 
@@ -64,10 +70,12 @@ class Floor:
             value = float(number)
         except ValueError:
             value = float("nan")
-        if not equals or not -100 <= value <= 1:
+        # A figure has a hundred points, so a floor that many below the large model's says nothing.
+        most = 100 * registry.named(name).point
+        if not equals or not -most < value <= 1:
             raise ConfigError(
-                f"--floor {text}: write METRIC=SHARE of the large model's figure, at most 1 (rougeL=0.99), or "
-                "METRIC=-POINTS below it (bleu=-0.5)"
+                f"--floor {text}: write METRIC=SHARE of the large model's figure, at most 1 ({name}=0.99), or "
+                f"METRIC=-POINTS below it, less than the {most:g} that there are ({name}={-most / 200:g})"
             )
         return cls(name, value)
 
@@ -85,14 +93,17 @@ class Floor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What a choice is made from: every setting that was written, a text each. `marks`: by floor, of
-    each setting in the order of `names`; `own`: by floor, of the large model. `walls_ns`: [J, N].
+    """What a choice is made from: every setting that was written, a text each. `exact`: which of them
+    are mode `exact`. `marks`: by floor, of each setting in the order of `names`; `own`: by floor, of
+    the large model; `empty`: by floor, of nothing at all in place of each text. `walls_ns`: [J, N].
     """
 
     names: tuple[str, ...]
+    exact: tuple[bool, ...]
     floors: tuple[Floor, ...]
     marks: Mapping[Floor, tuple[Marks, ...]]
     own: Mapping[Floor, Marks]
+    empty: Mapping[Floor, Marks]
     walls_ns: Array
     large_ns: Array
 
@@ -108,13 +119,17 @@ class Evidence:
         if not points:
             raise ConfigError("the sweep has written no setting of two models: there is no choice")
         metrics = {floor: registry.chosen([floor.metric], study.items)[0] for floor in floors}
+        large = study.large.texts
+        nothing = [replace(text, text="", tokens=()) for text in large]
         return cls(
             names=tuple(point.setting.name for point in points),
+            exact=tuple(point.setting.options.mode is Mode.EXACT for point in points),
             floors=tuple(floors),
             marks={f: tuple(study.marks(m, p.texts) for p in points) for f, m in metrics.items()},
-            own={f: study.marks(m, study.large.texts) for f, m in metrics.items()},
+            own={f: study.marks(m, large) for f, m in metrics.items()},
+            empty={f: study.marks(m, nothing) for f, m in metrics.items()},
             walls_ns=np.array([point.walls_ns for point in points], dtype=float),
-            large_ns=np.array([text.wall_ns for text in study.large.texts], dtype=float),
+            large_ns=np.array([text.wall_ns for text in large], dtype=float),
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -123,11 +138,28 @@ class Evidence:
     def only(self, index: Index) -> Evidence:
         """The same of some of the texts."""
         return Evidence(
-            names=self.names, floors=self.floors,
+            names=self.names, exact=self.exact, floors=self.floors,
             marks={f: tuple(_only(m, index) for m in marks) for f, marks in self.marks.items()},
             own={floor: _only(marks, index) for floor, marks in self.own.items()},
+            empty={floor: _only(marks, index) for floor, marks in self.empty.items()},
             walls_ns=self.walls_ns[:, index], large_ns=self.large_ns[index],
         )  # fmt: skip
+
+    def with_the_worst(self, floor: Floor) -> tuple[list[Marks], Marks]:
+        """Marks of each setting, and the large model's, with one text more: the one on which any of those
+        that seem to pass lost most, for all of them alike; where nothing lost, one of which nothing is
+        left. Settings below the floor do not count: they are no danger to it.
+        """
+        own, marks = self.own[floor], self.marks[floor]
+        theirs = own.score(own.rows)
+        losses = theirs - np.array([one.score(one.rows) for one in marks])
+        losses[self.margins(floor) < 0] = 0.0
+        place, text = np.unravel_index(int(losses.argmax()), losses.shape)
+        worst = marks[place].rows[text]
+        if losses[place, text] <= 0:
+            text = theirs.argmax()
+            worst = self.empty[floor].rows[text]
+        return [_with(one, worst) for one in marks], _with(own, own.rows[text])
 
     @property
     def latency_ns(self) -> Array:
@@ -137,10 +169,7 @@ class Evidence:
 
     def margins(self, floor: Floor) -> Array:
         """Of each setting, over all texts."""
-        own = np.array([self.own[floor].value])
-        return np.array([
-            floor.margin(np.array([marks.value]), own)[0] for marks in self.marks[floor]
-        ])  # fmt: skip
+        return _margins(floor, self.marks[floor], self.own[floor])
 
     def met(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Which settings lie at or above every floor on these texts."""
@@ -152,34 +181,41 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The fastest setting that passes. `place`: among the names of the evidence. `lower`: by floor,
-    the bound that was not below 0; `margins`: the estimates.
+    """The fastest setting that passes, or the large model alone where none of them is faster.
+
+    `place`: among the names of the evidence, None for the large model. `speed`: the large model's
+    latency over this one's. `lower`: by floor, the bound that was not below 0; `margins`: the
+    estimates. `passed`: how many settings do.
     """
 
-    place: int
+    place: int | None
     name: str
+    speed: float
     margins: Mapping[Floor, float]
     lower: Mapping[Floor, float]
     passed: int
 
 
-def chosen(evidence: Evidence, *, check: int, confidence: float, seed: int = 0) -> Choice | None:
-    """The fastest setting that will be found above all floors on `check` other texts; None where
-    nothing is that sure.
+def chosen(evidence: Evidence, *, check: int, confidence: float, seed: int = 0) -> Choice:
+    """The fastest of the settings that are expected above all floors on `check` other texts, and of the
+    large model alone, which meets every floor.
     """
-    resamples = Resamples(len(evidence), count=RESAMPLES, seed=seed)
+    resamples = Resamples(len(evidence) + 1, count=RESAMPLES, seed=seed)
     each = 1 - (1 - confidence) / len(evidence.floors)
     wide = sqrt(1 + len(evidence) / check)
     lower = {f: _lower(evidence, f, resamples, each, wide) for f in evidence.floors}
     passing = np.all([bound >= 0 for bound in lower.values()], axis=0)
-    if not passing.any():
-        return None
     latency = np.where(passing, evidence.latency_ns, np.inf)
-    place = int(latency.argmin())
+    place, large_ns = int(latency.argmin()), float(evidence.large_ns.mean())
+    if large_ns <= latency[place]:
+        own = {f: float(f.margin(np.ones(1), np.ones(1))[0]) for f in evidence.floors}
+        return Choice(place=None, name=Mode.LARGE.value, speed=1.0, margins=own, lower=own,
+                      passed=int(passing.sum()))  # fmt: skip
     return Choice(
-        place=place, name=evidence.names[place], passed=int(passing.sum()),
+        place=place, name=evidence.names[place], speed=float(large_ns / latency[place]),
         margins={f: float(evidence.margins(f)[place]) for f in evidence.floors},
         lower={f: float(bound[place]) for f, bound in lower.items()},
+        passed=int(passing.sum()),
     )  # fmt: skip
 
 
@@ -187,12 +223,14 @@ def _lower(
     evidence: Evidence, floor: Floor, resamples: Resamples, confidence: float, wide: float
 ) -> Array:
     """A bound below each setting's margin on the check, all of them at once, stepping down."""
-    margins, own = evidence.margins(floor), resamples.scores(evidence.own[floor])
-    drawn = np.array([floor.margin(resamples.scores(m), own) for m in evidence.marks[floor]])
+    marks, large = evidence.with_the_worst(floor)
+    margins, own = _margins(floor, marks, large), resamples.scores(large)
+    drawn = np.array([floor.margin(resamples.scores(one), own) for one in marks])
     spread = drawn.std(axis=1)
-    moves = spread > _FLAT
-    # Whose margin never moves is as sure as it looks: the texts of mode `exact` are the large model's.
-    lower: Array = margins.copy()
+    exact = np.array(evidence.exact)
+    moves = (spread > _FLAT) & ~exact
+    # Only mode `exact` is as sure as it looks: that another margin never moves says that nothing is known.
+    lower: Array = np.where(exact, evidence.margins(floor), -np.inf)
     left = moves.copy()
     standard = np.zeros_like(drawn)
     standard[moves] = (drawn[moves] - margins[moves, None]) / spread[moves, None]
@@ -206,5 +244,15 @@ def _lower(
     return lower
 
 
+def _margins(floor: Floor, marks: Sequence[Marks], own: Marks) -> Array:
+    base = np.array([own.value])
+    return np.array([floor.margin(np.array([one.value]), base)[0] for one in marks])
+
+
 def _only(marks: Marks, index: Index) -> Marks:
     return Marks(marks.rows[index], marks.score, marks.signature)
+
+
+def _with(marks: Marks, row: Array) -> Marks:
+    """With one text more."""
+    return Marks(np.vstack([marks.rows, row]), marks.score, marks.signature)

@@ -5,13 +5,14 @@ another split, and writes it down.
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
 import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from rich.console import Console
@@ -19,18 +20,24 @@ from rich.console import Console
 from bild_dist import log
 from bild_dist.errors import BildError, ConfigError, InvalidRequest
 from bild_dist.evaluation.metrics.base import Resamples, mean, percentiles
-from bild_dist.evaluation.run.record import Setting
-from bild_dist.evaluation.sweep.main import fingerprint, swept
+from bild_dist.evaluation.run.record import Setting, plain
+from bild_dist.evaluation.sweep.journal import first_difference
+from bild_dist.evaluation.sweep.main import fingerprint, identity, prompts, swept
 from bild_dist.evaluation.sweep.options import Asked, asked, grid_options, planned
 from bild_dist.evaluation.sweep.running import Sweep
 from bild_dist.evaluation.sweep.study import Study
 from bild_dist.evaluation.tune import settings
 from bild_dist.evaluation.tune.choice import Choice, Evidence, Floor, chosen
 from bild_dist.orchestrator.cli import Parser
-from bild_dist.types import Mode
+from bild_dist.policy import baselines
+from bild_dist.types import Options
 
 if TYPE_CHECKING:
     from bild_dist.orchestrator.cli import InProcess
+
+_DRAFTS: Final = ("alpha_fb", "alpha_rb", "window", "schedule")
+_SAME: Final = ("small", "large", "orchestrator", "wording")
+"""Of the identity of a sweep, what the check must share with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +90,10 @@ def planned_tune(argv: Sequence[str]) -> Plan:
     names = tuple(dict.fromkeys(floor.metric for floor in floors))
     if found.metrics and not {*names} <= {*found.metrics}:
         raise ConfigError("--metric and --floor name different metrics: leave out --metric")
+    if words.test_count is not None and words.test_count < 2:
+        raise ConfigError(
+            f"--test-count {words.test_count} must be at least 2: intervals need several texts"
+        )
     split = words.test_split or ("test" if "test" in found.task.splits else found.split)
     if split == found.split and {"validation", "test"} <= {*found.task.splits}:
         raise ConfigError(
@@ -97,8 +108,8 @@ def planned_tune(argv: Sequence[str]) -> Plan:
 
 
 def main(argv: Sequence[str], inproc: InProcess) -> int:
-    """Exit code: 0 found and checked, 1 no setting is sure to stay above the floor, or the check did
-    not confirm it, 2 bad usage or configuration, 130 interrupted.
+    """Exit code: 0 found and checked (mode `large` where no setting that passes is faster), 1 no setting
+    is sure to stay above the floor, or the check did not confirm it, 2 bad usage or configuration, 130 interrupted.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -125,29 +136,51 @@ class Tune:
         plan = self._plan
         validation, test = self._sweeps()
         study = Study.read(plan.source) if plan.source else self._swept(validation, "validation")
-        self._fits(study, test)
+        if plan.source is not None:
+            self._fits(study, test)
         evidence = Evidence.of(study, plan.floors)
         found = chosen(evidence, check=len(test.items), confidence=plan.confidence)
-        if found is None:
+        if found.passed == 0:
             return self._nothing(study, evidence)
-        setting = next(p.setting for p in study.points if p.setting.name == found.name)
-        large = float(evidence.large_ns.mean() / evidence.latency_ns[found.place])
         self._say(f"Chosen of {len(evidence.names)} settings, {found.passed} of which pass: "
-                  f"{found.name}, {large:.2f} times the speed of large.")  # fmt: skip
+                  f"{found.name}, {found.speed:.2f} times the speed of large.")  # fmt: skip
+        if found.place is None:
+            lines = ["No setting that passes is faster than the large model alone on this machine."]
+            self._say(lines[0])
+            return self._write(study, self._alone(study), lines)
+        setting = next(p.setting for p in study.points if p.setting.name == found.name)
         checked = self._checked(test, setting)
-        lines, met = self._verdict(found, checked)
+        lines, met, speed = self._verdict(found, checked)
         for line in lines:
             self._say(line)
         if not met:
             self._say("The check did not confirm it, so nothing is written: take more texts (--count) or a "
                       "lower floor, or mode exact, whose text is the large model's own.")  # fmt: skip
             return 1
+        if speed < 1:
+            lines.append(
+                f"{setting.name} was slower than the large model alone in the check, so that is taken."
+            )
+            self._say(lines[-1])
+            setting = self._alone(study)
+        return self._write(study, setting, lines)
+
+    def _alone(self, study: Study) -> Setting:
+        """The large model alone with what else the settings of the sweep have; what only drafts have goes
+        back to its default.
+        """
+        default = Options()
+        alone = baselines.alone(study.middle.setting.options)
+        return Setting.of(alone.merged({name: getattr(default, name) for name in _DRAFTS}))
+
+    def _write(self, study: Study, setting: Setting, lines: Sequence[str]) -> int:
+        """Writes it down. Exit code as `main`."""
+        plan = self._plan
         remarks = [f"Made by: {plan.command}", f"On {study.task}, {study.split}: {len(study.items)} texts.",
                    f"Setting: {setting.name}.", *lines]  # fmt: skip
-        settings.write(
-            plan.asked.out, settings.as_toml(plan.asked.config, setting.options, remarks)
-        )
-        self._say(f"written to {plan.asked.out}: bild generate -c {plan.asked.out} PROMPT")
+        out = plan.asked.out
+        settings.write(out, settings.as_toml(plan.asked.config, setting.options, remarks))
+        self._say(f"mode {setting.options.mode} written to {out}: bild generate -c {out} PROMPT")
         return 0
 
     def _sweeps(self) -> tuple[Sweep, Sweep]:
@@ -177,14 +210,27 @@ class Tune:
 
     def _fits(self, study: Study, test: Sweep) -> None:
         """Refuses a sweep of something else, or of the very texts that are to be checked on."""
+        source = self._plan.source
         if study.task != test.task:
             raise ConfigError(
-                f"--from {self._plan.source} is of task {study.task!r}, not {test.task!r}: name its own"
+                f"--from {source} is of task {study.task!r}, not {test.task!r}: name its own"
             )
-        if {item.id for item in study.items} & {item.id for item in test.items}:
+        theirs = study.environment.get("identity")
+        if not isinstance(theirs, dict):
+            raise ConfigError(f"--from {source} does not say what it was made with: make it again")
+        ours = json.loads(json.dumps(plain(identity(test))))
+        old, new = ({name: said.get(name) for name in _SAME} for said in (theirs, ours))
+        differs = first_difference(old, new)
+        if differs is not None:
+            name, was, now = differs
             raise ConfigError(
-                f"--from {self._plan.source} holds texts of split {test.split!r}, which the choice is checked "
-                "on: take another --test-split"
+                f"--from {source} was made with another {name} ({was}, now {now}): a setting is checked with what "
+                "it was chosen with, so give the same"
+            )
+        if {*study.environment.get("prompts", ())} & {*prompts(test)}:
+            raise ConfigError(
+                f"--from {source} holds texts of split {test.split!r}, which the choice is checked on: take "
+                "another --test-split"
             )
 
     def _nothing(self, study: Study, evidence: Evidence) -> int:
@@ -203,18 +249,20 @@ class Tune:
         return 1
 
     def _checked(self, test: Sweep, setting: Setting) -> Study:
-        """The chosen setting on the other texts, timed in worker processes beside large."""
+        """The chosen setting on the other texts, with all options that it was chosen with, timed in worker
+        processes beside large.
+        """
         options = setting.options
         if options.schedule is None:
             raise ConfigError(f"setting {setting.name} names no schedule: make the sweep again")
         grid = dataclasses.replace(
-            test.grid, modes=(options.mode,), alpha_fb=(options.alpha_fb,),
+            test.grid, base=options, modes=(options.mode,), alpha_fb=(options.alpha_fb,),
             alpha_rb=(options.alpha_rb,), windows=(options.window,), schedules=(options.schedule,),
         )  # fmt: skip
         return self._swept(dataclasses.replace(test, grid=grid, measure=True), "test")
 
-    def _verdict(self, found: Choice, study: Study) -> tuple[list[str], bool]:
-        """How the check came out, in words, and whether every floor was met."""
+    def _verdict(self, found: Choice, study: Study) -> tuple[list[str], bool, float]:
+        """How the check came out, in words; whether every floor was met; the speed in units of large."""
         evidence = Evidence.of(study, self._plan.floors)
         resamples = Resamples(len(evidence))
         lines, met = [], True
@@ -235,11 +283,7 @@ class Tune:
             f"Speed: {ratio:.2f} times large (95 %: {low:.2f} to {high:.2f}), "
             f"{np.mean(evidence.walls_ns[0]) / 1e6:.0f} ms a text."
         )
-        if study.points[0].setting.options.mode is Mode.BILD and ratio < 1:
-            lines.append(
-                "It is slower than large alone on this machine: mode large is the better one."
-            )
-        return lines, met
+        return lines, met, ratio
 
     def _say(self, line: str) -> None:
         self._out.print(line, soft_wrap=True)

@@ -53,7 +53,7 @@ class ToOrchestrator(_message.Message):
     def __init__(self, info: _Optional[_Union[Info, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., encoded: _Optional[_Union[Encoded, _Mapping]] = ..., opened: _Optional[_Union[Opened, _Mapping]] = ..., drafted: _Optional[_Union[Drafted, _Mapping]] = ..., verified: _Optional[_Union[Verified, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., bye: _Optional[_Union[Bye, _Mapping]] = ...) -> None: ...
 
 class Rules(_message.Message):
-    __slots__ = ("vocabulary", "begin", "limit", "end_ids", "suppress", "begin_suppress", "forced_begin", "forced_end", "repetition_penalty", "no_repeat_ngram", "min_length", "min_new_tokens", "temperature", "top_k", "top_p", "seed")
+    __slots__ = ("vocabulary", "begin", "limit", "end_ids", "suppress", "begin_suppress", "forced_begin", "forced_end", "repetition_penalty", "no_repeat_ngram", "min_length", "min_new_tokens", "temperature", "top_k", "top_p", "seed", "confidence", "distance", "rejection")
     VOCABULARY_FIELD_NUMBER: _ClassVar[int]
     BEGIN_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +70,9 @@ class Rules(_message.Message):
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     TOP_P_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    DISTANCE_FIELD_NUMBER: _ClassVar[int]
+    REJECTION_FIELD_NUMBER: _ClassVar[int]
     vocabulary: int
     begin: int
     limit: int
@@ -86,7 +89,10 @@ class Rules(_message.Message):
     top_k: int
     top_p: float
     seed: int
-    def __init__(self, vocabulary: _Optional[int] = ..., begin: _Optional[int] = ..., limit: _Optional[int] = ..., end_ids: _Optional[_Iterable[int]] = ..., suppress: _Optional[_Iterable[int]] = ..., begin_suppress: _Optional[_Iterable[int]] = ..., forced_begin: _Optional[int] = ..., forced_end: _Optional[_Iterable[int]] = ..., repetition_penalty: _Optional[float] = ..., no_repeat_ngram: _Optional[int] = ..., min_length: _Optional[int] = ..., min_new_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+    confidence: str
+    distance: str
+    rejection: bool
+    def __init__(self, vocabulary: _Optional[int] = ..., begin: _Optional[int] = ..., limit: _Optional[int] = ..., end_ids: _Optional[_Iterable[int]] = ..., suppress: _Optional[_Iterable[int]] = ..., begin_suppress: _Optional[_Iterable[int]] = ..., forced_begin: _Optional[int] = ..., forced_end: _Optional[_Iterable[int]] = ..., repetition_penalty: _Optional[float] = ..., no_repeat_ngram: _Optional[int] = ..., min_length: _Optional[int] = ..., min_new_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., confidence: _Optional[str] = ..., distance: _Optional[str] = ..., rejection: _Optional[bool] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol", "client")
@@ -227,7 +233,7 @@ class Opened(_message.Message):
     def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ...) -> None: ...
 
 class Outlook(_message.Message):
-    __slots__ = ("reach", "floor", "ahead", "lead", "run", "window", "alpha_fb", "blind", "soft", "exact")
+    __slots__ = ("reach", "floor", "ahead", "lead", "run", "window", "alpha_fb", "blind", "soft", "exact", "level", "product", "adapt")
     REACH_FIELD_NUMBER: _ClassVar[int]
     FLOOR_FIELD_NUMBER: _ClassVar[int]
     AHEAD_FIELD_NUMBER: _ClassVar[int]
@@ -238,6 +244,9 @@ class Outlook(_message.Message):
     BLIND_FIELD_NUMBER: _ClassVar[int]
     SOFT_FIELD_NUMBER: _ClassVar[int]
     EXACT_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    PRODUCT_FIELD_NUMBER: _ClassVar[int]
+    ADAPT_FIELD_NUMBER: _ClassVar[int]
     reach: float
     floor: float
     ahead: float
@@ -248,10 +257,13 @@ class Outlook(_message.Message):
     blind: float
     soft: _containers.RepeatedScalarFieldContainer[float]
     exact: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, reach: _Optional[float] = ..., floor: _Optional[float] = ..., ahead: _Optional[float] = ..., lead: _Optional[int] = ..., run: _Optional[int] = ..., window: _Optional[int] = ..., alpha_fb: _Optional[float] = ..., blind: _Optional[float] = ..., soft: _Optional[_Iterable[float]] = ..., exact: _Optional[_Iterable[float]] = ...) -> None: ...
+    level: float
+    product: bool
+    adapt: float
+    def __init__(self, reach: _Optional[float] = ..., floor: _Optional[float] = ..., ahead: _Optional[float] = ..., lead: _Optional[int] = ..., run: _Optional[int] = ..., window: _Optional[int] = ..., alpha_fb: _Optional[float] = ..., blind: _Optional[float] = ..., soft: _Optional[_Iterable[float]] = ..., exact: _Optional[_Iterable[float]] = ..., level: _Optional[float] = ..., product: _Optional[bool] = ..., adapt: _Optional[float] = ...) -> None: ...
 
 class Draft(_message.Message):
-    __slots__ = ("session", "epoch", "seq", "at", "digest", "tokens", "limit", "stop_below", "piece", "outlook", "others")
+    __slots__ = ("session", "epoch", "seq", "at", "digest", "tokens", "limit", "stops", "piece", "outlook", "others")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
@@ -259,7 +271,7 @@ class Draft(_message.Message):
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
-    STOP_BELOW_FIELD_NUMBER: _ClassVar[int]
+    STOPS_FIELD_NUMBER: _ClassVar[int]
     PIECE_FIELD_NUMBER: _ClassVar[int]
     OUTLOOK_FIELD_NUMBER: _ClassVar[int]
     OTHERS_FIELD_NUMBER: _ClassVar[int]
@@ -270,14 +282,14 @@ class Draft(_message.Message):
     digest: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
     limit: int
-    stop_below: float
+    stops: bool
     piece: int
     outlook: Outlook
     others: int
-    def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., at: _Optional[int] = ..., digest: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., limit: _Optional[int] = ..., stop_below: _Optional[float] = ..., piece: _Optional[int] = ..., outlook: _Optional[_Union[Outlook, _Mapping]] = ..., others: _Optional[int] = ...) -> None: ...
+    def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., at: _Optional[int] = ..., digest: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., limit: _Optional[int] = ..., stops: _Optional[bool] = ..., piece: _Optional[int] = ..., outlook: _Optional[_Union[Outlook, _Mapping]] = ..., others: _Optional[int] = ...) -> None: ...
 
 class Drafted(_message.Message):
-    __slots__ = ("session", "epoch", "seq", "tokens", "confidences", "low", "low_token", "low_confidence", "final", "length", "passes", "queue_ns", "compute_ns", "others")
+    __slots__ = ("session", "epoch", "seq", "tokens", "confidences", "low", "low_token", "low_confidence", "final", "length", "passes", "queue_ns", "compute_ns", "others", "shares")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
@@ -292,6 +304,7 @@ class Drafted(_message.Message):
     QUEUE_NS_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_NS_FIELD_NUMBER: _ClassVar[int]
     OTHERS_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
     session: int
     epoch: int
     seq: int
@@ -306,10 +319,11 @@ class Drafted(_message.Message):
     queue_ns: int
     compute_ns: int
     others: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., confidences: _Optional[_Iterable[float]] = ..., low: _Optional[bool] = ..., low_token: _Optional[int] = ..., low_confidence: _Optional[float] = ..., final: _Optional[bool] = ..., length: _Optional[int] = ..., passes: _Optional[int] = ..., queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ..., others: _Optional[_Iterable[int]] = ...) -> None: ...
+    shares: bytes
+    def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., confidences: _Optional[_Iterable[float]] = ..., low: _Optional[bool] = ..., low_token: _Optional[int] = ..., low_confidence: _Optional[float] = ..., final: _Optional[bool] = ..., length: _Optional[int] = ..., passes: _Optional[int] = ..., queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ..., others: _Optional[_Iterable[int]] = ..., shares: _Optional[bytes] = ...) -> None: ...
 
 class Verify(_message.Message):
-    __slots__ = ("session", "epoch", "seq", "at", "digest", "tokens", "exact", "alpha_rb", "bonus")
+    __slots__ = ("session", "epoch", "seq", "at", "digest", "tokens", "exact", "alpha_rb", "bonus", "shares")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
@@ -319,6 +333,7 @@ class Verify(_message.Message):
     EXACT_FIELD_NUMBER: _ClassVar[int]
     ALPHA_RB_FIELD_NUMBER: _ClassVar[int]
     BONUS_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
     session: int
     epoch: int
     seq: int
@@ -328,7 +343,8 @@ class Verify(_message.Message):
     exact: _containers.RepeatedScalarFieldContainer[bool]
     alpha_rb: float
     bonus: bool
-    def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., at: _Optional[int] = ..., digest: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., exact: _Optional[_Iterable[bool]] = ..., alpha_rb: _Optional[float] = ..., bonus: _Optional[bool] = ...) -> None: ...
+    shares: bytes
+    def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., at: _Optional[int] = ..., digest: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., exact: _Optional[_Iterable[bool]] = ..., alpha_rb: _Optional[float] = ..., bonus: _Optional[bool] = ..., shares: _Optional[bytes] = ...) -> None: ...
 
 class Verified(_message.Message):
     __slots__ = ("session", "epoch", "seq", "accepted", "token", "distances", "length", "passes", "queue_ns", "compute_ns")

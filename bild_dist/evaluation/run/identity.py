@@ -1,0 +1,55 @@
+"""What makes two runs the same: the models with their weights, and the texts that were asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+from bild_dist.config import WorkerConfig
+from bild_dist.evaluation.tasks.base import Item
+from bild_dist.messages import Info
+from bild_dist.model import hub
+
+_PASSING: Final = frozenset(("generation", "pid", "slots", "rules"))
+"""Of a worker's Info, what may be another when a run goes on."""
+
+
+def asked(items: Sequence[Item]) -> str:
+    """How many items, and in brackets a name for their ids and prompts."""
+    said = sha256(json.dumps([(item.id, item.prompt) for item in items]).encode())
+    return f"{len(items)} ({said.hexdigest()[:16]})"
+
+
+def model(info: Info, config: WorkerConfig, *, joined: bool) -> dict[str, Any]:
+    """A worker's Info without what passes, and what its model's folder holds. `joined`: the worker ran
+    already, and only its owner knows where its files are.
+    """
+    found = {**asdict(info), **folder(config, joined=joined)}
+    return {name: value for name, value in found.items() if name not in _PASSING}
+
+
+def folder(config: WorkerConfig, *, joined: bool) -> dict[str, Any]:
+    """`weights`, a name for them, and what is `ignored` of the model's own generation config; nothing
+    of a toy or of a worker that ran already.
+    """
+    if joined or config.model.startswith("toy:"):
+        return {}
+    ignored = list(config.ignore_generation)
+    return {"weights": weights(hub.folder_for(config)), "ignored": ignored}
+
+
+def weights(folder: Path) -> str:
+    """A name for what a model's folder holds: another one as soon as it is trained again."""
+    # It stands beside code that needs transformers.
+    from bild_dist.model.gguf import fingerprint
+
+    digest = sha256()
+    for file in sorted(folder.glob("*.json")):
+        digest.update(file.name.encode() + file.read_bytes())
+    for file in sorted(folder.glob("*.safetensors")):
+        digest.update(fingerprint(file).encode())
+    return digest.hexdigest()[:16]

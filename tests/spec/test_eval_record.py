@@ -1,0 +1,146 @@
+"""Records of `bild eval`: over which texts figures stand, what a touched file says, what baselines are named."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Sequence
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bild_dist.app import inproc
+from bild_dist.errors import ConfigError
+from bild_dist.evaluation.metrics import registry
+from bild_dist.evaluation.run import main as front
+from bild_dist.evaluation.run.figures import Judge, Written, merged
+from bild_dist.evaluation.run.options import planned
+from bild_dist.evaluation.run.record import Record, TextRecord
+from bild_dist.evaluation.tasks.base import Item
+
+SPEC = "seed=1&f=0.3&end=0.05"
+ITEMS = [Item(str(n), f"text number {n}", ("a text", "a number")) for n in range(1, 8)]
+
+
+def evaluate(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, Path]:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # SIGTERM is pytest's here
+    task, file = folder / "task.jsonl", folder / "out.json"
+    records = [{"prompt": item.prompt, "references": item.references} for item in ITEMS]
+    task.write_text("".join(json.dumps(r) + "\n" for r in records), "utf-8")
+    argv = ["--task", str(task), "--out", str(file), "--max-new-tokens", "20", "--transport", "inproc",
+            "--small", f"toy:small?{SPEC}", "--large", f"toy:large?{SPEC}", *words]  # fmt: skip
+    return front.main(argv, inproc), file
+
+
+BROKEN: dict[str, tuple[tuple[str | int, ...], Any, str]] = {
+    "a source that is none": (
+        ("texts", 0, "sources", 0),
+        "smal",
+        r"texts\[0\]\.sources has 'smal'",
+    ),
+    "a source too few": (("texts", 1, "sources"), [], r"texts\[1\]\.sources has 0 entries"),
+    "a distance too many": (("texts", 0, "distances"), [1.0], r"texts\[0\]\.distances has 1"),
+    "a text that is none": (("texts", 0, "text"), 7, r"texts\[0\]\.text must be a text, not 7"),
+    "a token that is none": (("texts", 0, "tokens", 0), "a", r"texts\[0\]\.tokens must be"),
+    "a list of models": (("models",), [], "models must be an object, not a list"),
+    "a model that is none": (("models", "small"), 1, r"models\.small must be an object"),
+    "no figures": (("figures",), None, "figures is null"),
+    "a figure without a number": (
+        ("figures", "bleu", "value"),
+        "x",
+        r"figures\.bleu\.value must be",
+    ),
+    "no environment": (("environment",), None, "environment is null"),
+    "the large model's texts": (("large", "texts"), None, r"large\.texts is null"),
+    "an option that is none": (("setting", "alpha_fb"), 7, "alpha_fb = 7"),
+    "a time that is none": (("texts", 0, "wall_ns"), -1, r"texts\[0\]\.wall_ns must be"),
+}
+
+
+def test_a_record_that_somebody_touched_is_refused_by_field(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files get edited and cut: the message names the file and the field, whatever is wrong."""
+    _, file = evaluate(tmp_path, monkeypatch, "--count", "2")
+    for path, value, needle in BROKEN.values():
+        found = json.loads(file.read_text("utf-8"))
+        inner: Any = found
+        for part in path[:-1]:
+            inner = inner[part]
+        inner[path[-1]] = value
+        other = tmp_path / "touched.json"
+        other.write_text(json.dumps(found), "utf-8")
+        with pytest.raises(ConfigError, match=rf"touched\.json is no whole record.*{needle}"):
+            Record.read(other)
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "changed"),
+    [
+        (("--baseline", "no rollback"), "no rollback, bild 0.6/inf", {"alpha_rb": inf}),
+        (
+            ("--baseline", "no fallback", "--window", "5"),
+            "no fallback, bild 0/2 window 5",
+            {"alpha_fb": 0},
+        ),
+        (("--baseline", "rejection 4"), "rejection 4", {"policy": "rejection", "window": 4}),
+        (("--baseline", "nucleus"), "nucleus, bild 0.6/2", {"temperature": 1, "top_p": 0.8}),
+        (("--baseline", "exact"), "exact", {"mode": "exact"}),
+        (("--oracle", "2.5"), "oracle 2.5", {"alpha_rb": 2.5, "alpha_fb": 0}),
+        (("--oracle", "inf"), "oracle inf", {"alpha_rb": inf}),
+    ],
+)
+def test_a_baseline_is_a_setting_by_its_name(
+    words: Sequence[str], name: str, changed: dict[str, Any]
+) -> None:
+    """The name sets the options and stands in the record, so that a report knows the series."""
+    plan = planned(["--task", "debian-de-en", "--out", "out.json", *words])
+    assert plan.name == name
+    assert {field: getattr(plan.config.generate, field) for field in changed} == changed
+
+
+def test_the_oracle_leads_to_the_large_models_own_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a threshold of nought every token that the large model would write otherwise is replaced."""
+    code, file = evaluate(
+        tmp_path, monkeypatch, "--oracle", "0", "--count", "3", "--metric", "agreement"
+    )
+    record = Record.read(file)
+    assert code == 0
+    assert record.setting.name == "oracle 0"
+    assert record.figures["agreement"]["identical"] == 1
+    assert record.environment["items"].startswith("3 (")
+
+
+def text(id: str, tokens: int, **more: Any) -> TextRecord:
+    return TextRecord(
+        id=id, text="a text", tokens=(1,) * tokens, sources=("large",) * tokens, **more
+    )
+
+
+def test_every_column_stands_over_the_same_items() -> None:
+    """An item that failed in one part only is in no figure of the other either: means over different
+    texts compare nothing.
+    """
+    large = Written({str(n): text(str(n), n, wall_ns=n) for n in range(1, 8)}, {})
+    part = Written({str(n): text(str(n), n, wall_ns=n) for n in range(2, 8)}, {})
+    judge = Judge(ITEMS, registry.chosen(["agreement"], ITEMS), large, [part])
+    ours, theirs = judge.figures(part), judge.figures(large)
+    assert ours["texts"] == theirs["texts"] == 6
+    assert ours["latency_ms"] == theirs["latency_ms"]
+    assert ours["tokens_per_text"] == theirs["tokens_per_text"] == 4.5
+    assert Judge(ITEMS, [], large, [Written({}, {})]).figures(large) == {}
+
+
+def test_times_of_a_text_are_medians_over_the_rounds() -> None:
+    """The first token too: the first round is often the slowest."""
+    rounds = [
+        {"1": text("1", 2, wall_ns=wall, first_token_ns=first)}
+        for wall, first in ((90, 30), (50, 10), (60, 20))
+    ]
+    found = merged(rounds)["1"]
+    assert (found.wall_ns, found.first_token_ns) == (60, 20)
+    assert found.walls_ns == (90, 50, 60)

@@ -1,0 +1,202 @@
+"""What `bild report` puts into one table, and what counts as better there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bild_dist.errors import ConfigError
+from bild_dist.evaluation.costs.bill import bill_of
+from bild_dist.evaluation.costs.shapes import shape_of
+from bild_dist.evaluation.costs.work import Meter
+from bild_dist.evaluation.oracle import replacing
+from bild_dist.evaluation.report.charts import front
+from bild_dist.evaluation.report.main import main
+from bild_dist.evaluation.report.report import sections
+from bild_dist.evaluation.report.runs import Kind, Study, equal, read, studies
+from bild_dist.evaluation.report.tables import tables
+from bild_dist.evaluation.run.record import Failure, Part, Record, Setting, TextRecord
+from bild_dist.types import Mode, Options, Role, Schedule
+
+
+def figure(value: float) -> dict[str, float]:
+    return {"value": value, "low": value, "high": value}
+
+
+def part(options: Options, ids: str, **figures: float) -> Part:
+    texts = tuple(TextRecord(id=i, text="a", tokens=(1,), sources=("large",)) for i in ids)
+    found = {name: figure(value) for name, value in figures.items()}
+    return Part(setting=Setting.of(options), texts=texts, figures=found)
+
+
+def run(
+    speedup: float,
+    *,
+    ids: str = "ab",
+    own: Mapping[str, float],
+    large: Mapping[str, float],
+    weights: Mapping[str, str] = {"small": "s", "large": "l"},
+    **options: Any,
+) -> Record:
+    return Record(
+        task="mine", split="all",
+        part=part(Options(**options), ids, speedup=speedup, **own),
+        large=part(Options(mode=Mode.LARGE), ids, speedup=1, **large),
+        models={role: {"model": "final", "weights": name} for role, name in weights.items()},
+    )  # fmt: skip
+
+
+def perplexities() -> Study:
+    found = [
+        run(1.0 + n, own={"perplexity": value}, large={"perplexity": 5.0}, alpha_rb=n)
+        for n, value in enumerate((4.9, 5.0, 5.08, 5.3))
+    ]
+    (study,) = studies(found)
+    return study
+
+
+def test_of_perplexity_the_lower_is_the_better() -> None:
+    """The fastest of equal quality is the fastest that is not above the large model's; a point is a
+    tenth, and the line of that point lies above.
+    """
+    study = perplexities()
+    names = [
+        row.name
+        for lost in (0.0, 1.0)
+        if (row := equal(study, lost, kinds=[Kind.BILD], small=None)) is not None
+    ]
+    assert names == ["bild 0.6/1", "bild 0.6/2"]
+    best = front(study.placed(Kind.BILD), study.worth)
+    assert [row.name for _, _, row in best] == [
+        "bild 0.6/3",
+        "bild 0.6/2",
+        "bild 0.6/1",
+        "bild 0.6/0",
+    ]
+    assert study.below(5.0) == pytest.approx(5.1)
+    assert study.point_title == "0.1 more"
+
+
+def test_agreement_has_points_and_decimals_of_its_own() -> None:
+    """It goes from 0 to 1: one point is a hundredth, or every setting would lose less, and 0.995 is not 1."""
+    found = [
+        run(1.0 + n, own={"agreement": value}, large={"agreement": 1.0}, alpha_rb=n)
+        for n, value in enumerate((1.0, 0.995, 0.99, 0.9))
+    ]
+    (study,) = studies(found)
+    row = equal(study, 1.0, kinds=[Kind.BILD], small=None)
+    assert row is not None
+    assert row.name == "bild 0.6/2"
+    assert study.shown(0.995) == "0.995"
+    table = tables(study, {})[0]
+    assert any("0.990 [0.990, 0.990]" in cell for cell in table.rows[-1])
+    assert "0.01 less" in table.rows[-1][0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "titles"),
+    [
+        ({"ids": "abc"}, ["mine (all), final, 2 texts", "mine (all), final, 3 texts"]),
+        ({"ids": "ac"}, ["mine (all), final, texts 1 of 2", "mine (all), final, texts 2 of 2"]),
+        ({"weights": {"small": "s", "large": "other"}},
+         ["mine (all), final, weights l", "mine (all), final, weights other"]),
+    ],
+    ids=["more texts", "other texts", "another model of that name"],
+)  # fmt: skip
+def test_runs_over_other_texts_or_models_stand_apart(
+    changes: dict[str, Any], titles: list[str]
+) -> None:
+    """Quality over other items compares nothing, and two folders may both be called `final`."""
+    one = run(1.5, own={"bleu": 20}, large={"bleu": 21})
+    two = run(1.4, **{"own": {"bleu": 22}, "large": {"bleu": 21}, **changes})
+    assert [study.title for study in studies([one, two])] == titles
+
+
+def test_an_item_that_failed_was_asked_for_all_the_same() -> None:
+    """One failure does not make another study; the large model counts as it stands beside each run."""
+    one = run(1.5, own={"bleu": 20}, large={"bleu": 21})
+    two = run(1.4, ids="a", own={"bleu": 30}, large={"bleu": 31}, alpha_rb=9)
+    failed = replace(two.part, failed=(Failure("b", "InvalidRequest", "too long"),))
+    (study,) = studies([one, replace(two, part=failed)])
+    row = equal(study, 0.5, kinds=[Kind.BILD], small=None)
+    assert row is None  # 30 is above the first run's 21, and below its own 31
+
+
+def test_two_small_models_of_one_name_are_told_apart() -> None:
+    """By their weights."""
+    one = run(1.5, own={"bleu": 20}, large={"bleu": 21})
+    two = run(1.4, own={"bleu": 20}, large={"bleu": 21}, weights={"small": "t", "large": "l"})
+    (study,) = studies([one, two])
+    assert study.smalls == ["final, weights s", "final, weights t"]
+
+
+def test_settings_of_one_name_are_told_apart() -> None:
+    """Two schedules of one pair of thresholds are two rows, each with its own bill."""
+    found = [
+        run(1.5, own={"bleu": 20}, large={"bleu": 21}, schedule=schedule)
+        for schedule in (Schedule.PAPER, Schedule.THROUGH)
+    ]
+    (study,) = studies(found)
+    rows = study.of(Kind.BILD)
+    assert [row.name for row in rows] == [
+        "bild 0.6/2 schedule paper", "bild 0.6/2 schedule through",
+    ]  # fmt: skip
+    assert len({row.key for row in rows}) == 2
+
+
+def test_costs_are_counted_a_token() -> None:
+    """A setting that writes longer texts, or more of them, is not dearer for that."""
+    shape = shape_of({
+        "model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 2, "vocab_size": 9, "n_positions": 9,
+    })  # fmt: skip
+    meters = {role: Meter(shape) for role in Role}
+    text = TextRecord(
+        id="a", text="", tokens=(1, 2), sources=("large",) * 2, trace={"large_passes": 2}
+    )
+    setting = Setting.of(Options(mode=Mode.LARGE))
+    one = bill_of(Part(setting=setting, texts=(text,)), meters, {"a": 4})
+    more = (text, replace(text, id="b"))
+    two = bill_of(Part(setting=setting, texts=more), meters, {"a": 4, "b": 4})
+    assert (one.tokens, two.tokens) == (2, 4)
+    assert one.a_token(one.total).flops == pytest.approx(two.a_token(two.total).flops)
+    assert two.total.flops == 2 * one.total.flops
+
+
+def test_a_folders_broken_records_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever misses a row learns why, on the page and on the terminal."""
+    good = run(1.5, own={"bleu": 20}, large={"bleu": 21})
+    good.write(tmp_path / "a.json")
+    cut = json.loads((tmp_path / "a.json").read_text("utf-8"))
+    cut["texts"][0]["sources"] = ["nobody"]
+    (tmp_path / "b.json").write_text(json.dumps(cut), "utf-8")
+    notes: list[str] = []
+    records = read([tmp_path], notes.append)
+    assert records == [good]
+    assert len(notes) == 1
+    assert "b.json is no whole record" in notes[0]
+    (section,) = sections(records, {}, notes=notes)
+    assert section.notes[0] == notes[0]
+    assert main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    assert "texts[0].sources has 'nobody'" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"b\.json is no whole record"):
+        read([tmp_path / "b.json"])
+
+
+def test_figure_2_counts_all_that_the_large_model_wrote() -> None:
+    """The oracle replaces tokens, which are rollbacks; the small model alone is where the curve begins."""
+    found = [run(2, own={"bleu": 10}, large={"bleu": 30}, mode="small")]
+    for nats, share, bleu in ((2.0, 0.1, 20), (1.0, 0.2, 25)):
+        one = run(0.5, own={"bleu": bleu}, large={"bleu": 30})
+        setting = Setting(f"oracle {nats:g}", replacing(Options(), nats))
+        figures = {**one.figures, "rollback_rate": share, "fallback_rate": 0.0}
+        found.append(replace(one, part=replace(one.part, setting=setting, figures=figures)))
+    (section,) = sections(found, {})
+    (chart,) = (chart for chart in section.charts if chart.number == 2)
+    assert chart.says == "0 %: 10.0; 10 %: 20.0; 20 %: 25.0"
