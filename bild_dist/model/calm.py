@@ -53,6 +53,8 @@ class CalmModel(HfModel):
         self, model: PreTrainedModel, info: Info, tokens: Tokens, wanted: float, decay: float
     ) -> None:
         super().__init__(model, info, tokens)
+        # What has no layers cannot leave them.
+        self._plain = None
         self._wanted = wanted
         self._decay = decay
         self._rules: dict[int, Rules] = {}
