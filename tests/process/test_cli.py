@@ -108,7 +108,7 @@ def test_a_bad_line_fails_in_its_place_and_the_rest_goes_on(tmp_path: Path) -> N
     assert "not JSON" in errors["2"]["message"]
     assert "did you mean 'alpha_fb'" in errors["typo"]["message"]
     assert "from 0 to 1" in errors["range"]["message"]
-    assert "nats" in errors["nan"]["message"]
+    assert "a number of at least 0" in errors["nan"]["message"]
     assert "shorten" in errors["long"]["message"]
     assert "chat template" in errors["chat"]["message"]
     assert "DeadlineExceeded" == errors["late"]["type"]
