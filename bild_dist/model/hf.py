@@ -103,7 +103,7 @@ class HfModel:
         if self._encdec:
             held.source = self._encode_source(source)
             held.far = self._far(held.source)
-            held.both = with_source(held.cache)
+            held.both = with_source(held.cache) if held.far is None else None
         self._slots[slot] = held
 
     @torch.inference_mode()
@@ -130,8 +130,7 @@ class HfModel:
         if self._pads is not None:
             self._pads.before(work.ids, work.at)
         logits = self._logits(
-            small[None, :count], small[None, count : 2 * count],
-            held.cache if held.far is not None else held.both or held.cache,
+            small[None, :count], small[None, count : 2 * count], held.both or held.cache,
             held.source, rows, held.far,
         )  # fmt: skip
         if rows == 0:

@@ -16,6 +16,7 @@ from bild_dist.app import inproc
 from bild_dist.config import Config, configured
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.metrics.base import mean
+from bild_dist.evaluation.run.files import write_whole
 from bild_dist.evaluation.sweep import main as sweep
 from bild_dist.evaluation.sweep.study import Study
 from bild_dist.evaluation.tune import main as command
@@ -230,7 +231,7 @@ def test_a_setting_can_be_written_and_read(tmp_path: Path) -> None:
         verify_tail=False, tgt_lang="de", stop=('a "b"',),
     )  # fmt: skip
     file = tmp_path / "a.toml"
-    settings.write(file, settings.as_toml(config, options, ["made\nby hand"]))
+    write_whole(file, settings.as_toml(config, options, ["made\nby hand"]))
     assert configured(str(file)) == config.overlaid(
         generate={name: getattr(options, name) for name in Options.__slots__}
     )

@@ -59,16 +59,16 @@ def _quality_and_speed(study: Study) -> Table | None:
         "Quality and speed" + (f", {study.drawn}" if study.drawn else ""),
         "Of each small model the fastest setting whose figure is no worse than the large model's, and at "
         f"most {study.point_title}, chosen on these very texts. In brackets 95 % intervals over texts.",
-        [
-            "",
-            "setting",
-            study.metric_title,
-            "speedup",
-            "ms a text (large alone)",
-            "large passes a token",
-        ],
+        _head(study),
         rows,
     )
+
+
+def _head(study: Study) -> list[str]:
+    """What stands above the cells of `_line`."""
+    return [
+        "", "setting", study.metric_title, "speedup", "ms a text (large alone)", "large passes a token",
+    ]  # fmt: skip
 
 
 def _line(title: str, row: Row, study: Study) -> list[str]:
@@ -127,14 +127,7 @@ def _against_rejection(study: Study) -> Table | None:
         "Against speculative sampling by rejection",
         f"BiLD against the fastest of them, {others[0][2].name}: the fastest setting of at least its "
         "quality, and the best one that is at least as fast.",
-        [
-            "",
-            "setting",
-            study.metric_title,
-            "speedup",
-            "ms a text (large alone)",
-            "large passes a token",
-        ],
+        _head(study),
         rows,
     )
 

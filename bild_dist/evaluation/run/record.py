@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 
 from bild_dist.errors import BildError, ConfigError
 from bild_dist.evaluation.run.fields import Fields, number
+from bild_dist.evaluation.run.files import write_whole
 from bild_dist.types import FinishReason, Mode, Options, Policy, Result, Source, TokenEvent
 
 FORMAT: Final = 1
@@ -255,13 +256,8 @@ class Record:
 
     def write(self, path: Path) -> None:
         """Whole or not at all. Raises ConfigError if it cannot be written."""
-        part = path.with_name(path.name + ".part")
-        try:
-            text = json.dumps(plain(self.as_dict()), ensure_ascii=False, allow_nan=False)
-            part.write_text(text + "\n", encoding="utf-8")
-            part.replace(path)
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from None
+        text = json.dumps(plain(self.as_dict()), ensure_ascii=False, allow_nan=False)
+        write_whole(path, text + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -20,6 +20,7 @@ from rich.console import Console
 from bild_dist import log
 from bild_dist.errors import BildError, ConfigError, InvalidRequest
 from bild_dist.evaluation.metrics.base import Resamples, mean, percentiles
+from bild_dist.evaluation.run.files import write_whole
 from bild_dist.evaluation.run.record import Setting, plain
 from bild_dist.evaluation.sweep.journal import first_difference
 from bild_dist.evaluation.sweep.main import fingerprint, identity, prompts, swept
@@ -179,7 +180,7 @@ class Tune:
         remarks = [f"Made by: {plan.command}", f"On {study.task}, {study.split}: {len(study.items)} texts.",
                    f"Setting: {setting.name}.", *lines]  # fmt: skip
         out = plan.asked.out
-        settings.write(out, settings.as_toml(plan.asked.config, setting.options, remarks))
+        write_whole(out, settings.as_toml(plan.asked.config, setting.options, remarks), "--out")
         self._say(f"mode {setting.options.mode} written to {out}: bild generate -c {out} PROMPT")
         return 0
 

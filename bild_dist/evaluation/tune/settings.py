@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from bild_dist.config import Config, OrchestratorConfig, WorkerConfig
-from bild_dist.errors import ConfigError
 from bild_dist.types import Mode, Options
 
 _ALWAYS: Final = ("mode", "alpha_fb", "alpha_rb", "window", "schedule")
@@ -41,16 +40,6 @@ def as_toml(config: Config, options: Options, remarks: Sequence[str]) -> str:
         if value is not None and (always or value != getattr(default, field.name)):
             lines.append(f"{field.name} = {_value(value)}")
     return "\n".join(lines).lstrip("\n") + "\n"
-
-
-def write(path: Path, text: str) -> None:
-    """Whole or not at all. Raises ConfigError if it cannot be written."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise ConfigError(f"--out {path} cannot be written: {error.strerror or error}") from None
 
 
 def _absolute(name: str, value: Any) -> Any:
