@@ -45,7 +45,9 @@ def main(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     log.configure()
     try:
-        return Measurement(_asked(argv), shlex.join(["measure.py", *argv])).run()
+        # Of everybody's own folders: the file is committed.
+        command = shlex.join(["measure.py", *argv]).replace(str(Path.home()), "~")
+        return Measurement(_asked(argv), command).run()
     except BildError as error:
         sys.stderr.write(f"measure: {error}\n")
         return 2 if isinstance(error, ConfigError | InvalidRequest) else 1
