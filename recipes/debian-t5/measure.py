@@ -62,8 +62,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--corpus", required=True, metavar="NAME", help=", ".join(named.names()))
     top.add_argument("--split", default="test", choices=named.SPLITS)
     top.add_argument("--count", type=int, metavar="N", help="take the first N texts only")
-    top.add_argument("--setting", nargs="+", default=["0.7/2", "0.5/3", "0.3/4"], metavar="FB/RB",
-                     help="thresholds of mode bild: ALPHA_FB/ALPHA_RB (default: 0.7/2 0.5/3 0.3/4)")  # fmt: skip
+    top.add_argument("--setting", nargs="+", default=["0.5/2", "0.4/2", "0.3/2"], metavar="FB/RB",
+                     help="thresholds of mode bild: ALPHA_FB/ALPHA_RB (default: 0.5/2 0.4/2 0.3/2)")  # fmt: skip
     top.add_argument("--schedule", default="through", choices=[s.value for s in Schedule])
     top.add_argument("--threads", type=int, default=2, metavar="N",
                      help="of transformers and of each worker (default: 2)")  # fmt: skip
