@@ -28,7 +28,7 @@ ROWS = (1, 4, 8)
 
 def ours(threads: int, *, packed: bool) -> Model:
     """The default large model with or without packed weights, its slot filled with the context."""
-    with mock.patch("bild_dist.model.load.packs", return_value=packed):
+    with mock.patch("bild_dist.model.startup.packs", return_value=packed):
         model = load(WorkerConfig(threads=threads, max_length=512))
     model.allocate(1)
     model.open(0, (), Rules(vocabulary=model.info.rules.vocabulary, begin=1, limit=512))

@@ -4,7 +4,7 @@ A step of a small model costs what it takes to get to the arithmetic: of the 10.
 layers of width 192 take over one token, 3 are spent in matrices. Here each layer is some twenty
 operations on weights that were joined once (query, key and value; both gates), the position bias is
 looked up in a table, and the source's keys are laid out as they are read. Same numbers up to
-rounding: a model compares the two at start-up (`hf.HfModel`).
+rounding: a model compares the two at start-up (`startup.py`).
 
 Measured, two AMD EPYC cores, float32, torch 2.13, width 192, medians over one and eight tokens:
 twelve layers 4.8 and 5.7 ms instead of 10.5 and 11.8, one layer 0.37 and 0.8 ms instead of 1.4 and
@@ -15,37 +15,38 @@ Shapes: Q ids fed, H heads, D head size, L ids with keys, S source ids, W width,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, Self
 
 import torch
 from torch import nn
-from torch.nn.functional import linear, rms_norm
+from torch.nn.functional import embedding
 
 from bild_dist.kv.cache import SlotCache
-
-Linear: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
-Source: TypeAlias = list[tuple[torch.Tensor, torch.Tensor]]
-"""For each layer the source's keys HDS and values HSD."""
+from bild_dist.model.parts import Joined, Norm, Rows, matrices
 
 _FAMILIES: Final = ("T5ForConditionalGeneration", "MT5ForConditionalGeneration")
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """One layer: a norm's weight in front of each of its three parts."""
+    """One layer: a norm in front of each of its three parts."""
 
-    norms: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-    joined: Linear
+    norms: tuple[Norm, Norm, Norm]
+    joined: Joined
     """Queries, keys and values side by side."""
-    out: Linear
-    asked: Linear
-    source_keys: nn.Module
-    source_values: nn.Module
-    answered: Linear
-    fed: Callable[[torch.Tensor], torch.Tensor]
-    """The feed-forward part without its norm."""
+    out: Joined
+    asked: Joined
+    source_keys: Joined
+    source_values: Joined
+    answered: Joined
+    opened: Joined
+    """Of a gated feed-forward part what opens and what goes through, side by side."""
+    act: Rows
+    closed: Joined
+    inner: int
+    """Numbers between the two."""
 
 
 class T5Decoder:
@@ -54,11 +55,11 @@ class T5Decoder:
     def __init__(self, model: Any) -> None:
         config, decoder = model.config, model.decoder
         self._heads, self._size = config.num_heads, config.d_kv
-        self._shape = (config.d_model,)
         self._layers = [_layer(block.layer) for block in decoder.block]
-        self._embed, self._head = decoder.embed_tokens, model.lm_head
-        self._last = decoder.final_layer_norm.weight.detach()
-        self._eps = decoder.final_layer_norm.variance_epsilon
+        self._embed = decoder.embed_tokens.weight.detach()
+        self._model = model
+        last = decoder.final_layer_norm
+        self._last = Norm(last.weight, last.variance_epsilon)
         # mT5 never does. Before its own setting T5 did so where embedding and head are one.
         old = config.model_type == "t5" and config.tie_word_embeddings
         scaled = getattr(config, "scale_decoder_outputs", old)
@@ -68,16 +69,21 @@ class T5Decoder:
 
     @classmethod
     def of(cls, model: Any) -> Self | None:
-        """None where this is no such model, or not on a CPU in float32."""
-        if type(model).__name__ not in _FAMILIES or model.device.type != "cpu":
+        """None where this is no such model."""
+        if type(model).__name__ not in _FAMILIES:
             return None
-        return cls(model) if model.dtype == torch.float32 else None
+        found = [m for m in model.decoder.block.modules() if hasattr(m, "in_features")]
+        return cls(model) if all(type(m) is nn.Linear for m in found) else None
 
-    def source(self, states: torch.Tensor) -> Source:
-        """What every layer keeps of an encoded source. Shapes: `states` SW."""
+    @property
+    def matrices(self) -> Sequence[Joined]:
+        return matrices(self._layers)
+
+    def source(self, states: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """For each layer the source's keys HDS and values HSD."""
         found = []
         for layer in self._layers:
-            keys, values = layer.source_keys(states), layer.source_values(states)
+            keys, values = layer.source_keys.run(states), layer.source_values.run(states)
             split = (len(states), self._heads, self._size)
             found.append(
                 (
@@ -88,35 +94,32 @@ class T5Decoder:
         return found
 
     def logits(
-        self, ids: torch.Tensor, at: int, cache: SlotCache, source: Source, rows: int
+        self,
+        ids: torch.Tensor,
+        at: int,
+        cache: SlotCache,
+        source: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        rows: int,
     ) -> torch.Tensor:
-        """Logits of the last `rows` of the ids, which follow the first `at`. Shapes: `ids` Q; result
-        rows by V.
-        """
         count, heads, size = len(ids), self._heads, self._size
-        states = self._embed(ids)
+        states = embedding(ids, self._embed)[:, None]
         bias = self._biases(at, count)
         for number, (layer, (far_keys, far_values)) in enumerate(
             zip(self._layers, source, strict=True)
         ):
-            joined = layer.joined(self._normed(states, layer.norms[0]))
+            joined = layer.joined.run(layer.norms[0](states))
             queries, keys, values = joined.view(1, count, 3, heads, size).permute(2, 0, 3, 1, 4)
             keys, values = cache.update(keys, values, number)
             weights = torch.baddbmm(bias, queries[0], keys[0].transpose(1, 2)).softmax(-1)
-            states = states + layer.out(_merged(weights @ values[0]))
-            asked = layer.asked(self._normed(states, layer.norms[1]))
+            states = states + layer.out.run(_merged(weights @ values[0]))
+            asked = layer.asked.run(layer.norms[1](states))
             weights = torch.bmm(asked.view(count, heads, size).transpose(0, 1), far_keys)
-            states = states + layer.answered(_merged(weights.softmax(-1) @ far_values))
-            states = states + layer.fed(self._normed(states, layer.norms[2]))
+            states = states + layer.answered.run(_merged(weights.softmax(-1) @ far_values))
+            states = states + _fed(layer, layer.norms[2](states))
         if rows == 0:
-            nothing: torch.Tensor = states[:0]
-            return nothing
-        last = self._normed(states[count - rows :], self._last) * self._scale
-        found: torch.Tensor = self._head(last)
-        return found
-
-    def _normed(self, states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return rms_norm(states, self._shape, weight, self._eps)
+            return states[:0, 0]
+        found: torch.Tensor = self._model.lm_head(self._last(states[count - rows :]) * self._scale)
+        return found[:, 0]
 
     def _biases(self, at: int, count: int) -> torch.Tensor:
         """What each position adds to the score of each that it may look at, -inf for those behind
@@ -143,41 +146,26 @@ class T5Decoder:
 
 def _layer(parts: Sequence[Any]) -> _Layer:
     own, far, feed = parts[0].SelfAttention, parts[1].EncDecAttention, parts[2].DenseReluDense
-    norms = tuple(part.layer_norm.weight.detach() for part in parts)
+    norms = [Norm(part.layer_norm.weight, part.layer_norm.variance_epsilon) for part in parts]
+    gated = hasattr(feed, "wi_0")
     return _Layer(
         norms=(norms[0], norms[1], norms[2]),
-        joined=_joined([own.q, own.k, own.v]), out=own.o,
-        asked=far.q, source_keys=far.k, source_values=far.v, answered=far.o,
-        fed=_gated(feed) if hasattr(feed, "wi_0") else lambda rows: feed.wo(feed.act(feed.wi(rows))),
+        joined=Joined(own.q, own.k, own.v), out=Joined(own.o),
+        asked=Joined(far.q), source_keys=Joined(far.k), source_values=Joined(far.v), answered=Joined(far.o),
+        opened=Joined(feed.wi_0, feed.wi_1) if gated else Joined(feed.wi),
+        act=feed.act.forward, closed=Joined(feed.wo), inner=feed.wo.in_features,
     )  # fmt: skip
 
 
-def _gated(feed: Any) -> Linear:
-    both, size = _joined([feed.wi_0, feed.wi_1]), feed.wi_0.weight.shape[0]
-
-    def fed(rows: torch.Tensor) -> torch.Tensor:
-        found = both(rows)
-        result: torch.Tensor = feed.wo(feed.act(found[:, :size]) * found[:, size:])
-        return result
-
-    return fed
-
-
-def _joined(parts: Sequence[nn.Module]) -> Linear:
-    """Several matrices as one. The parts become views of it, so that nothing is kept twice; what is
-    packed already is large, and has nothing to gain.
-    """
-    plain = [part for part in parts if type(part) is nn.Linear]
-    if len(plain) < len(parts):
-        return lambda rows: torch.cat([part(rows) for part in parts], -1)
-    whole, start = torch.cat([part.weight.detach() for part in plain]), 0
-    for part in plain:
-        end = start + part.out_features
-        part.weight = nn.Parameter(whole[start:end], requires_grad=False)
-        start = end
-    return lambda rows: linear(rows, whole)
+def _fed(layer: _Layer, rows: torch.Tensor) -> torch.Tensor:
+    """The feed-forward part without its norm. Shapes: Q1W."""
+    found = layer.opened.run(rows)
+    inner = layer.act(found[..., : layer.inner])
+    if found.shape[-1] > layer.inner:
+        inner = inner * found[..., layer.inner :]
+    return layer.closed.run(inner)
 
 
 def _merged(heads: torch.Tensor) -> torch.Tensor:
-    """Shapes: HQD to Q by H times D."""
-    return heads.transpose(0, 1).reshape(heads.shape[1], -1)
+    """Shapes: HQD to Q1 by H times D."""
+    return heads.transpose(0, 1).reshape(heads.shape[1], 1, -1)
