@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import torch
-from torch import nn
 from torch.nn.functional import embedding, scaled_dot_product_attention
 
 from bild_dist.kv.cache import SlotCache
-from bild_dist.model.parts import Joined, Norm, Rows, matrices
+from bild_dist.model.parts import Joined, Norm, Rows, joinable, matrices
 
 _FAMILIES: Final = (
     "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM",
@@ -73,9 +72,8 @@ class LlamaDecoder:
         if type(model).__name__ not in _FAMILIES:
             return None
         config, decoder = model.config, model.model
-        found = [m for m in decoder.layers.modules() if hasattr(m, "in_features")]
         good = (
-            all(type(m) is nn.Linear for m in found)
+            joinable(decoder.layers)
             and set(getattr(config, "layer_types", None) or ["full_attention"])
             == {"full_attention"}
             and getattr(config, "sliding_window", None) is None

@@ -81,6 +81,15 @@ class Norm:
         return (rows * squares.rsqrt_()).mul_(self._weight)
 
 
+def joinable(layers: nn.Module) -> bool:
+    """Whether all matrices of some layers are as torch makes them, and none was replaced."""
+    return all(
+        type(module) in (nn.Linear, nn.Embedding)
+        for module in layers.modules()
+        if getattr(module, "weight", None) is not None and module.weight.dim() > 1  # type: ignore[operator]
+    )
+
+
 def matrices(layers: Sequence[Any]) -> tuple[Joined, ...]:
     """All that the layers of a decoder hold."""
     return tuple(

@@ -20,11 +20,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import torch
-from torch import nn
 from torch.nn.functional import embedding
 
 from bild_dist.kv.cache import SlotCache
-from bild_dist.model.parts import Joined, Norm, Rows, matrices
+from bild_dist.model.parts import Joined, Norm, Rows, joinable, matrices
 
 _FAMILIES: Final = ("T5ForConditionalGeneration", "MT5ForConditionalGeneration")
 
@@ -72,8 +71,7 @@ class T5Decoder:
         """None where this is no such model."""
         if type(model).__name__ not in _FAMILIES:
             return None
-        found = [m for m in model.decoder.block.modules() if hasattr(m, "in_features")]
-        return cls(model) if all(type(m) is nn.Linear for m in found) else None
+        return cls(model) if joinable(model.decoder.block) else None
 
     @property
     def matrices(self) -> Sequence[Joined]:

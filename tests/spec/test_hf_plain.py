@@ -96,8 +96,8 @@ def write(folder: Path, name: str, spread: float = 4.0) -> Path:
 
 def pack_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """Matrices of models this small too, which would not be worth it."""
-    monkeypatch.setattr("bild_dist.model.parts.SMALLEST", 0)
-    monkeypatch.setattr("bild_dist.model.startup.pack", partial(pack, smallest=0))
+    monkeypatch.setattr("bild_dist.model.parts.SMALLEST", 1)
+    monkeypatch.setattr("bild_dist.model.startup.pack", partial(pack, smallest=1))
 
 
 def opened(model: HfModel, source: Sequence[int]) -> None:
