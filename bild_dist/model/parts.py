@@ -27,42 +27,40 @@ Rows: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 class Joined:
     """Linear layers over the same rows as one: their results side by side. Owned by its decoder.
 
-    Until `take` or `part` the layers are views of it, so that they still run and nothing is kept
-    twice.
+    Until `take` it asks the layers, which stay as they are.
     """
 
     def __init__(self, *layers: Any) -> None:
         self._layers = layers
+        self.run: Rows = self._asked
+
+    @property
+    def size(self) -> int:
+        """Numbers of the layers, until it takes them."""
+        return sum(layer.weight.numel() for layer in self._layers)
+
+    def _asked(self, rows: torch.Tensor) -> torch.Tensor:
+        return torch.cat([layer(rows) for layer in self._layers], -1)
+
+    def take(self, *, packed: bool, far: bool = False) -> None:
+        """Takes the weights from the layers, which cannot run any more. Packs them where that pays,
+        for reading them from `far` as PackedLinear has it.
+        """
+        layers, self._layers = self._layers, ()
         weights = [layer.weight.detach() for layer in layers]
         whole = weights[0] if len(weights) == 1 else torch.cat(weights)
-        for layer, view in zip(layers, whole.split([len(w) for w in weights]), strict=True):
-            layer.weight = _frozen(view)
         biases = [
             whole.new_zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
             for layer in layers
         ]
-        some = any(layer.bias is not None for layer in layers)
-        self._bias = torch.cat(biases) if some else None
-        self._weight = whole
-        self.run: Rows = partial(linear, weight=whole, bias=self._bias)
-
-    def take(self, *, packed: bool) -> None:
-        """Takes the weights from the layers, which cannot run any more, and lays them out for the CPU
-        where that pays.
-        """
-        whole = self._weight
+        bias = torch.cat(biases) if any(layer.bias is not None for layer in layers) else None
+        for layer in layers:
+            layer.weight = nn.Parameter(whole.new_empty(0), requires_grad=False)
         if packed and whole.numel() >= SMALLEST:
             # The method itself: a module's call goes through its hooks first.
-            self.run = PackedLinear(whole, self._bias).forward
-        self._weight = whole.new_empty(0)
-        for layer in self._layers:
-            layer.weight = _frozen(self._weight)
-
-    def part(self) -> None:
-        """Gives the layers weights of their own again: this is not used."""
-        if len(self._layers) > 1:
-            for layer in self._layers:
-                layer.weight = _frozen(layer.weight.detach().clone())
+            self.run = PackedLinear(whole, bias, far=far).forward
+        else:
+            self.run = partial(linear, weight=whole, bias=bias)
 
 
 class Norm:
@@ -98,7 +96,3 @@ def matrices(layers: Sequence[Any]) -> tuple[Joined, ...]:
         for part in (getattr(layer, name) for name in layer.__slots__)
         if isinstance(part, Joined)
     )
-
-
-def _frozen(weight: torch.Tensor) -> nn.Parameter:
-    return nn.Parameter(weight, requires_grad=False)

@@ -28,7 +28,7 @@ class PlainDecoder(Protocol):
 
     @property
     def matrices(self) -> Sequence[Joined]:
-        """All that it took from the modules, to be packed once it is settled that it runs."""
+        """All that it takes from the modules once it is settled that it runs."""
 
     def source(self, states: torch.Tensor) -> Source:
         """What every layer keeps of an encoded source. Shapes: `states` SW."""
@@ -43,9 +43,7 @@ class PlainDecoder(Protocol):
 
 def plain_of(model: Any) -> PlainDecoder | None:
     """The plain decoder of a transformers model; None where it has none, or is not on a CPU in
-    float32.
-
-    From then on the model's modules share their weights with it.
+    float32. It asks the model's layers until it takes their weights.
     """
     if model.device.type != "cpu" or model.dtype != torch.float32:
         return None

@@ -18,8 +18,7 @@ from bild_dist.errors import ConfigError, WorkerFault
 from bild_dist.kv.cache import LayerShape, SlotStore, shapes_of
 from bild_dist.messages import Info
 from bild_dist.model.foreign import first_line
-from bild_dist.model.packed import pack, packs
-from bild_dist.model.parts import Joined
+from bild_dist.model.packed import pack, packs, reads_far
 from bild_dist.model.passes import Passes
 from bild_dist.model.plain import plain_of
 
@@ -42,11 +41,17 @@ def settle(passes: Passes, info: Info, *, plain: bool) -> tuple[list[LayerShape]
     name, model = info.architecture, passes.model
     try:
         expected, shapes = _expected(passes, ids)
-        packed = packs(model.device, model.dtype)
-        settled = plain and _takes_plain(passes, ids, shapes, expected, packed=packed)
+        if plain:
+            _try_plain(passes, ids, shapes, expected)
+        packed, far = packs(model.device, model.dtype), reads_far(model)
+        taken = () if passes.plain is None else passes.plain.matrices
+        # The largest first: what each needs for a moment then fits where the one before had it.
+        for matrix in sorted(taken, key=lambda matrix: matrix.size, reverse=True):
+            matrix.take(packed=packed, far=far)
         if packed:
-            pack(model)
-        if not settled:
+            pack(model, far=far)
+        gap = 0.0
+        if passes.plain is None:
             gap = _gap(_found(passes, ids, shapes, expected.shape[-1]), expected)
     except (WorkerFault, MemoryError, torch.OutOfMemoryError) as error:
         raise ConfigError(f"{name} cannot run on {info.device}: {first_line(error)}") from None
@@ -56,7 +61,7 @@ def settle(passes: Passes, info: Info, *, plain: bool) -> tuple[list[LayerShape]
             "take a model whose layers all use full attention, such as Llama, Qwen, GPT-2, T5, BART or M2M100"
         ) from error
     half = shapes[0].dtype != torch.float32
-    if not settled and not gap < (0.5 if half else 1e-2):
+    if not gap < (0.5 if half else 1e-2):
         raise ConfigError(
             f"{name} does not compute the same with and without a cache (mean gap {gap:.2g} of the "
             "logits' spread): it cannot be checked token by token. Take another family"
@@ -64,34 +69,21 @@ def settle(passes: Passes, info: Info, *, plain: bool) -> tuple[list[LayerShape]
     return shapes, expected.shape[-1]
 
 
-def _takes_plain(
-    passes: Passes,
-    ids: list[int],
-    shapes: list[LayerShape],
-    expected: torch.Tensor,
-    *,
-    packed: bool,
-) -> bool:
+def _try_plain(
+    passes: Passes, ids: list[int], shapes: list[LayerShape], expected: torch.Tensor
+) -> None:
     """Puts a plain decoder in the modules' place if there is one that computes what they do."""
-    made: tuple[Joined, ...] = ()
     try:
         passes.plain = plain_of(passes.model)
         if passes.plain is None:
-            return False
-        made = tuple(passes.plain.matrices)
+            return
         good = _gap(_found(passes, ids, shapes, expected.shape[-1]), expected) < _CLOSE
     except Exception:
         # Whatever another release of transformers has renamed or does otherwise: modules can do
         # without, and show by themselves what is wrong if anything is.
         good = False
-    for matrix in made:
-        if good:
-            matrix.take(packed=packed)
-        else:
-            matrix.part()
     if not good:
         passes.plain = None
-    return good
 
 
 @torch.inference_mode()
