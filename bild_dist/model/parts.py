@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from bild_dist.model.packed import SMALLEST, PackedLinear
+from bild_dist.model.packed import SMALLEST, PackedLinear, turned
 
 Rows: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 """From rows to as many others."""
@@ -60,7 +60,7 @@ class Joined:
             # The method itself: a module's call goes through its hooks first.
             self.run = PackedLinear(whole, bias, far=far).forward
         else:
-            self.run = partial(linear, weight=whole, bias=bias)
+            self.run = partial(linear, weight=turned(whole), bias=bias)
 
 
 class Norm:

@@ -10,7 +10,8 @@ are cut into passes.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,12 +60,10 @@ class Passes:
         """
         if not self.encdec:
             return Text(cache)
-        encoded = self.encode(source)
         if self.plain is None:
-            return Text(cache, encoded, with_source(cache))
-        states: Any = encoded.last_hidden_state
-        with torch.inference_mode():
-            return Text(cache, far=self.plain.source(states[0]))
+            return Text(cache, self.encode(source), with_source(cache))
+        with torch.inference_mode(), self._device_errors():
+            return Text(cache, far=self.plain.source(torch.tensor(list(source))))
 
     def logits(
         self, ids: torch.Tensor, places: torch.Tensor, text: Text, rows: int
@@ -106,13 +105,17 @@ class Passes:
         Raises:
             WorkerFault: the device fails.
         """
-        device = self.model.device
-        ids = torch.tensor([list(source)], device=device)
-        try:
-            encoder: Any = self.model.get_encoder()
+        ids = torch.tensor([list(source)], device=self.model.device)
+        encoder: Any = self.model.get_encoder()
+        with self._device_errors():
             return BaseModelOutput(last_hidden_state=encoder(input_ids=ids)[0])
+
+    @contextmanager
+    def _device_errors(self) -> Iterator[None]:
+        try:
+            yield
         except RuntimeError as error:
-            raise WorkerFault(f"{device}: {first_line(error)}") from error
+            raise WorkerFault(f"{self.model.device}: {first_line(error)}") from error
 
 
 class _PadPositions:

@@ -30,8 +30,8 @@ class PlainDecoder(Protocol):
     def matrices(self) -> Sequence[Joined]:
         """All that it takes from the modules once it is settled that it runs."""
 
-    def source(self, states: torch.Tensor) -> Source:
-        """What every layer keeps of an encoded source. Shapes: `states` SW."""
+    def source(self, ids: torch.Tensor) -> Source:
+        """Encodes a source: what every layer keeps of it. Shapes: `ids` S."""
 
     def logits(
         self, ids: torch.Tensor, at: int, cache: SlotCache, source: Source, rows: int

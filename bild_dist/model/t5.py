@@ -17,35 +17,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
 
 import torch
 from torch.nn.functional import embedding
 
 from bild_dist.kv.cache import SlotCache
-from bild_dist.model.parts import Joined, Norm, Rows, joinable, matrices
+from bild_dist.model.parts import Joined, Norm, joinable, matrices
+from bild_dist.model.t5_encoder import Layer, T5Encoder, attended, biases, merged, norm_of
+
+Source: TypeAlias = Sequence[tuple[torch.Tensor, torch.Tensor]]
 
 _FAMILIES: Final = ("T5ForConditionalGeneration", "MT5ForConditionalGeneration")
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """One layer: a norm in front of each of its three parts."""
+    """One layer, and between its two parts attention to the source, with a norm of its own."""
 
-    norms: tuple[Norm, Norm, Norm]
-    joined: Joined
-    """Queries, keys and values side by side."""
-    out: Joined
+    own: Layer
+    norm: Norm
     asked: Joined
-    source_keys: Joined
-    source_values: Joined
     answered: Joined
-    opened: Joined
-    """Of a gated feed-forward part what opens and what goes through, side by side."""
-    act: Rows
-    closed: Joined
-    inner: int
-    """Numbers between the two."""
 
 
 class T5Decoder:
@@ -54,7 +47,10 @@ class T5Decoder:
     def __init__(self, model: Any) -> None:
         config, decoder = model.config, model.decoder
         self._heads, self._size = config.num_heads, config.d_kv
-        self._layers = [_layer(block.layer) for block in decoder.block]
+        self._encoder = T5Encoder(model.encoder, self._heads, self._size)
+        self._layers = [_layer(*block.layer) for block in decoder.block]
+        far = [block.layer[1].EncDecAttention for block in decoder.block]
+        self._far = Joined(*(part for each in far for part in (each.k, each.v)))
         self._embed = decoder.embed_tokens.weight.detach()
         self._model = model
         last = decoder.final_layer_norm
@@ -71,32 +67,29 @@ class T5Decoder:
         """None where this is no such model."""
         if type(model).__name__ not in _FAMILIES:
             return None
-        return cls(model) if joinable(model.decoder.block) else None
+        good = joinable(model.encoder.block) and joinable(model.decoder.block)
+        return cls(model) if good else None
 
     @property
     def matrices(self) -> Sequence[Joined]:
-        return matrices(self._layers)
+        own = matrices([layer.own for layer in self._layers])
+        return (*self._encoder.matrices, self._far, *own, *matrices(self._layers))
 
-    def source(self, states: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def source(self, ids: torch.Tensor) -> Source:
         """For each layer the source's keys HDS and values HSD."""
-        found = []
-        for layer in self._layers:
-            keys, values = layer.source_keys.run(states), layer.source_values.run(states)
-            split = (len(states), self._heads, self._size)
-            found.append(
-                (
-                    keys.view(split).permute(1, 2, 0).contiguous(),
-                    values.view(split).transpose(0, 1).contiguous(),
-                )
-            )
-        return found
+        rows = self._far.run(self._encoder.states(ids))
+        # One copy for all layers, into the order in which they are read.
+        split = rows.view(len(ids), -1, 2, self._heads, self._size)
+        keys = split[:, :, 0].permute(1, 2, 3, 0).contiguous()
+        values = split[:, :, 1].permute(1, 2, 0, 3).contiguous()
+        return list(zip(keys.unbind(), values.unbind(), strict=True))
 
     def logits(
         self,
         ids: torch.Tensor,
         at: int,
         cache: SlotCache,
-        source: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        source: Source,
         rows: int,
     ) -> torch.Tensor:
         count, heads, size = len(ids), self._heads, self._size
@@ -105,15 +98,15 @@ class T5Decoder:
         for number, (layer, (far_keys, far_values)) in enumerate(
             zip(self._layers, source, strict=True)
         ):
-            joined = layer.joined.run(layer.norms[0](states))
+            own = layer.own
+            joined = own.joined.run(own.first(states))
             queries, keys, values = joined.view(1, count, 3, heads, size).permute(2, 0, 3, 1, 4)
             keys, values = cache.update(keys, values, number)
-            weights = torch.baddbmm(bias, queries[0], keys[0].transpose(1, 2)).softmax(-1)
-            states = states + layer.out.run(_merged(weights @ values[0]))
-            asked = layer.asked.run(layer.norms[1](states))
-            weights = torch.bmm(asked.view(count, heads, size).transpose(0, 1), far_keys)
-            states = states + layer.answered.run(_merged(weights.softmax(-1) @ far_values))
-            states = states + _fed(layer, layer.norms[2](states))
+            states = states + own.out.run(attended(queries[0], keys[0], values[0], bias))
+            asked = layer.asked.run(layer.norm(states)).view(count, heads, size).transpose(0, 1)
+            weights = torch.bmm(asked, far_keys).softmax(-1)
+            states = states + layer.answered.run(merged(weights @ far_values))
+            states = own.fed(states)
         if rows == 0:
             return states[:0, 0]
         found: torch.Tensor = self._model.lm_head(self._last(states[count - rows :]) * self._scale)
@@ -132,38 +125,10 @@ class T5Decoder:
 
     def _table(self, length: int) -> torch.Tensor:
         """Biases by distance, 0 to `length` - 1, and as many times -inf. Shapes: H by 2 `length`."""
-        part = self._attention
-        buckets = part._relative_position_bucket(
-            -torch.arange(length), bidirectional=False,
-            num_buckets=part.relative_attention_num_buckets,
-            max_distance=part.relative_attention_max_distance,
-        )  # fmt: skip
-        known = part.relative_attention_bias.weight.detach()[buckets].t()
+        known = biases(self._attention, -torch.arange(length), both=False)
         return torch.cat((known, torch.full_like(known, -torch.inf)), 1)
 
 
-def _layer(parts: Sequence[Any]) -> _Layer:
-    own, far, feed = parts[0].SelfAttention, parts[1].EncDecAttention, parts[2].DenseReluDense
-    norms = [Norm(part.layer_norm.weight, part.layer_norm.variance_epsilon) for part in parts]
-    gated = hasattr(feed, "wi_0")
-    return _Layer(
-        norms=(norms[0], norms[1], norms[2]),
-        joined=Joined(own.q, own.k, own.v), out=Joined(own.o),
-        asked=Joined(far.q), source_keys=Joined(far.k), source_values=Joined(far.v), answered=Joined(far.o),
-        opened=Joined(feed.wi_0, feed.wi_1) if gated else Joined(feed.wi),
-        act=feed.act.forward, closed=Joined(feed.wo), inner=feed.wo.in_features,
-    )  # fmt: skip
-
-
-def _fed(layer: _Layer, rows: torch.Tensor) -> torch.Tensor:
-    """The feed-forward part without its norm. Shapes: Q1W."""
-    found = layer.opened.run(rows)
-    inner = layer.act(found[..., : layer.inner])
-    if found.shape[-1] > layer.inner:
-        inner = inner * found[..., layer.inner :]
-    return layer.closed.run(inner)
-
-
-def _merged(heads: torch.Tensor) -> torch.Tensor:
-    """Shapes: HQD to Q1 by H times D."""
-    return heads.transpose(0, 1).reshape(heads.shape[1], 1, -1)
+def _layer(attention: Any, far: Any, feed: Any) -> _Layer:
+    answers = far.EncDecAttention
+    return _Layer(Layer.of(attention, feed), norm_of(far), Joined(answers.q), Joined(answers.o))
