@@ -1,7 +1,8 @@
 """What a pass of the default pair's large model costs on a CPU, by how many tokens it checks.
 
-Plain torch against weights packed for the CPU, in alternating order, at a context of 128; and beside them
-transformers' own forward over its own growing cache, one token at a time.
+Plain operations over packed weights, modules over packed weights, and plain operations over weights as torch has
+them, in alternating order, at a context of 128; and beside them transformers' own forward over its own growing cache,
+one token at a time.
 """
 
 from __future__ import annotations
@@ -21,14 +22,21 @@ from bild_dist.messages import Rules
 from bild_dist.model import hub
 from bild_dist.model.base import Model, Pass
 from bild_dist.model.load import load
+from bild_dist.model.plain import plain_of
 
 CONTEXT = 128
 ROWS = (1, 4, 8)
 
 
-def ours(threads: int, *, packed: bool) -> Model:
-    """The default large model with or without packed weights, its slot filled with the context."""
-    with mock.patch("bild_dist.model.load.packs", return_value=packed):
+def ours(threads: int, *, packed: bool, modules: bool = False) -> Model:
+    """The default large model with or without packed weights, by plain operations or by its modules,
+    its slot filled with the context.
+    """
+    beside = (lambda model: None) if modules else plain_of
+    with (
+        mock.patch("bild_dist.model.startup.packs", return_value=packed),
+        mock.patch("bild_dist.model.startup.plain_of", beside),
+    ):
         model = load(WorkerConfig(threads=threads, max_length=512))
     model.allocate(1)
     model.open(0, (), Rules(vocabulary=model.info.rules.vocabulary, begin=1, limit=512))
@@ -56,7 +64,11 @@ def plain_step(model: Any, cache: DynamicCache) -> float:
 
 def measure(threads: int, repeats: int) -> dict[str, Any]:
     """Medians in milliseconds."""
-    models = {"packed": ours(threads, packed=True), "plain": ours(threads, packed=False)}
+    models = {
+        "packed": ours(threads, packed=True),
+        "modules": ours(threads, packed=True, modules=True),
+        "unpacked": ours(threads, packed=False),
+    }
     theirs: Any = AutoModelForCausalLM.from_pretrained(hub.folder_of(DEFAULT_LARGE)).eval()
     with torch.inference_mode():
         cache = DynamicCache()

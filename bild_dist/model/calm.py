@@ -52,9 +52,8 @@ class CalmModel(HfModel):
     def __init__(
         self, model: PreTrainedModel, info: Info, tokens: Tokens, wanted: float, decay: float
     ) -> None:
-        super().__init__(model, info, tokens)
-        # What has no layers cannot leave them.
-        self._plain = None
+        # What has no modules cannot leave them.
+        super().__init__(model, info, tokens, plain=False)
         self._wanted = wanted
         self._decay = decay
         self._rules: dict[int, Rules] = {}
@@ -83,7 +82,7 @@ class CalmModel(HfModel):
         rules = self._rules[work.slot]
         position = len(work.ids) - rules.begin
         level = threshold(self._wanted, self._decay, position, rules.limit - rules.begin)
-        with self._exits.at(level, self._slots[work.slot].cache):
+        with self._exits.at(level, self._slots[work.slot].text.cache):
             return super().forward(work)
 
     @property

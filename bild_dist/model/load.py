@@ -21,7 +21,6 @@ from bild_dist.model.calm import CalmModel
 from bild_dist.model.default_pair import EXIT_LAYER
 from bild_dist.model.foreign import quiet
 from bild_dist.model.hf import HfModel
-from bild_dist.model.packed import pack, packs
 from bild_dist.model.rules import rules_of
 
 
@@ -63,8 +62,6 @@ def load(config: WorkerConfig) -> HfModel:
     model.to(device)  # type: ignore[arg-type]
     if getattr(model, "_is_stateful", False):
         raise _uncuttable(config.model, "recurrent layers")
-    if packs(device, model.dtype):
-        pack(model)
     tokens = _tokens(folder, config, plan)
     generation: Any = model.generation_config
     width = int(text.vocab_size)

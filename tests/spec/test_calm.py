@@ -138,6 +138,7 @@ def test_texts_and_exits_are_those_of_the_definition(name: str, tmp_path: Path) 
         )
         model = load(config)
         assert isinstance(model, CalmModel)
+        assert model._passes.plain is None
         model.allocate(1)
         begin = list(model.info.decoder_prompt) or PROMPT
         source = tuple(PROMPT) if model.info.max_source else ()

@@ -158,6 +158,6 @@ def test_a_failing_device_is_a_worker_fault(tmp_path: Path, monkeypatch: pytest.
     def fail(*args: object, **kwargs: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
 
-    monkeypatch.setattr(model._model, "forward", fail)
+    monkeypatch.setattr(model._model.lm_head, "forward", fail)
     with pytest.raises(WorkerFault, match=r"^cpu: CUDA out of memory\. Tried to allocate 2 GiB\.$"):
         model.forward(Pass(0, 0, ids, 1))

@@ -18,9 +18,10 @@ from bild_dist.errors import ConfigError
 from bild_dist.evaluation.bench.options import planned
 from bild_dist.evaluation.plan.options import asked
 from bild_dist.model import default_pair, draft, hub, pairs
+from bild_dist.model.base import Pass
 from bild_dist.orchestrator.cli import PLANNED, parser
 from bild_dist.types import Role
-from tests.tiny import load_model, load_reference, reference_logits, write_model
+from tests.tiny import load_model, load_reference, reference_logits, rules_for, write_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -209,11 +210,11 @@ def test_stored_weights_are_computed_with_as_the_worker_says(family: str, tmp_pa
     ids = [5, 9, 30, 41]
     again = load_model(place, dtype="bfloat16")
     assert (ours._model.dtype, again._model.dtype) == (torch.float32, torch.bfloat16)
-    given = {"decoder_input_ids": torch.tensor([ids])} if family == "t5" else {}
-    with torch.no_grad():
-        found = ours._model(torch.tensor([ids]), **given).logits[0]
-    assert found.dtype == torch.float32
-    assert (found - reference_logits(plain, ids, ids)).abs().max() < 1e-4
+    ours.open(0, ids, rules_for(ours, 1, 90))
+    choices = ours.forward(Pass(0, 0, ids, 4, judged := (11, 20, 37, 50)))
+    expected = reference_logits(plain, ids, ids).log_softmax(-1)
+    for row, token in enumerate(judged):
+        assert abs(choices[row].distance + expected[row, token]) < 1e-4
 
 
 def test_the_default_draft_is_taken_where_it_is_there(
