@@ -13,7 +13,6 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
@@ -257,19 +256,13 @@ class Eval:
         return dict(zip(texts, found, strict=True))
 
     def _environment(self) -> dict[str, Any]:
-        versions, small, large = usage.versions(), self._infos[Role.SMALL], self._infos[Role.LARGE]
-        hardware = usage.hardware()
+        small, large = self._infos[Role.SMALL], self._infos[Role.LARGE]
         return {
-            **versions,
-            "cpu": hardware["processor"],
-            "hardware": hardware,
+            **usage.environment(self._command),
             "threads_small": small.threads,
             "threads_large": large.threads,
             "dtype": large.dtype,
             "transport": self._plan.config.orchestrator.transport,
             "rounds": self._plan.rounds,
             "items": self._asked,
-            "commit": usage.commit(),
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": self._command,
         }

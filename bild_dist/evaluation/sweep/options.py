@@ -87,7 +87,8 @@ def grid_options(top: Parser) -> None:
     task.add_argument("--template", metavar="TEXT", help="around every item, with {prompt} in it")
     grid = top.add_argument_group("the grid: values with commas between them")
     grid.add_argument("--alpha-fb", metavar="P,...", help=_shown(default.alpha_fb))
-    grid.add_argument("--alpha-rb", metavar="NATS,...", help=_shown(default.alpha_rb))
+    grid.add_argument("--alpha-rb", metavar="D,...",
+                      help=f"of distance ce, nats, as in all of a sweep {_shown(default.alpha_rb)}")  # fmt: skip
     grid.add_argument("--window", metavar="N,...", help=_shown(default.windows))
     grid.add_argument(
         "--schedule", metavar="NAMES", help="paper, through, overlap (default: the pair's)"
