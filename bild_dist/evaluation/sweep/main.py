@@ -9,7 +9,6 @@ import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,11 +66,11 @@ def swept(sweep: Sweep, out: Path, command: str, inproc: InProcess) -> Study:
     """
     journal = Journal.beside(out, identity(sweep))
     about = {
-        **environment(command), "sweep": fingerprint(sweep), "identity": identity(sweep),
+        **usage.environment(command), "sweep": fingerprint(sweep), "identity": identity(sweep),
         "prompts": prompts(sweep),
     }  # fmt: skip
     study = asyncio.run(Stages(sweep, journal, about, inproc).run())
-    study.write(out)
+    study = study.write(out)
     journal.close()
     return study
 
@@ -112,14 +111,6 @@ def prompts(sweep: Sweep) -> list[str]:
         sha256(item.prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         for item in sweep.items
     ]
-
-
-def environment(command: str) -> dict[str, Any]:
-    """What a run ran on."""
-    return {
-        "command": command, "commit": usage.commit(), **usage.versions(), **usage.hardware(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }  # fmt: skip
 
 
 def show(study: Study) -> None:
