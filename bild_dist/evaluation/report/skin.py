@@ -92,8 +92,8 @@ PAGE: Final = """<!doctype html>
 </details>
 {% endif %}
 {% for table in part.tables %}
-<h3>Table {{ table.number }}. {{ table.title }}</h3>
-<div class="scroll" tabindex="0" role="region" aria-label="Table {{ table.number }}">
+<h3>{{ table.heading }}</h3>
+<div class="scroll" tabindex="0" role="region" aria-label="{{ table.heading }}">
 <table>
 <thead><tr>{% for cell in table.head %}<th scope="col">{{ cell }}</th>{% endfor %}</tr></thead>
 <tbody>

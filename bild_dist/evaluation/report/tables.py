@@ -16,13 +16,20 @@ from bild_dist.types import Role
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of words. The first column names the row; the others are figures."""
+    """Rows of words. The first column names the row; the others are figures. `number`: as the paper counts;
+    None of one that it does not have.
+    """
 
-    number: int
+    number: int | None
     title: str
     note: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+
+    @property
+    def heading(self) -> str:
+        """Number and title."""
+        return self.title if self.number is None else f"Table {self.number}. {self.title}"
 
 
 def tables(study: Study, shapes: Mapping[Role, Shape]) -> list[Table]:
