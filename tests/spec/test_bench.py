@@ -20,7 +20,7 @@ from bild_dist.evaluation.bench.job import Job
 from bild_dist.evaluation.bench.options import planned
 from bild_dist.evaluation.bench.prompts import Task
 from bild_dist.evaluation.bench.table import table
-from bild_dist.evaluation.metrics.own import agreement
+from bild_dist.evaluation.metrics.overlap import agreement
 from bild_dist.orchestrator.story import Block, Chip, Kind, Story
 from bild_dist.types import Mode, Options, Role, Schedule, Source
 

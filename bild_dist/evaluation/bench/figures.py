@@ -11,9 +11,7 @@ from bild_dist.errors import ConfigError
 from bild_dist.evaluation.bench.contestants import Contestant, Peer
 from bild_dist.evaluation.bench.job import Outcome
 from bild_dist.evaluation.bench.prompts import Task
-from bild_dist.evaluation.metrics.base import Judged
-from bild_dist.evaluation.metrics.own import agreement
-from bild_dist.evaluation.metrics.words import Bleu, Chrf
+from bild_dist.evaluation.metrics.overlap import agreement
 from bild_dist.types import Mode, Schedule
 
 Figures: TypeAlias = dict[str, float]
@@ -69,6 +67,10 @@ def against_references(texts: Sequence[Mapping[str, Any]], tasks: Sequence[Task]
     """BLEU and chrF of the texts that have references, from 0 to 100. Empty where no task has a
     reference, or what counts them is not installed.
     """
+    # With numpy, which is not to be in the process of a contestant.
+    from bild_dist.evaluation.metrics.base import Judged
+    from bild_dist.evaluation.metrics.words import Bleu, Chrf
+
     judged = [
         Judged(str(text["text"]), (), tuple(task.references))
         for text, task in zip(texts, tasks, strict=True)

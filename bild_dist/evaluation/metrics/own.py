@@ -11,21 +11,7 @@ import numpy as np
 
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.metrics.base import Array, Judged, Marks, mean, ratio
-
-
-def agreement(tokens: Sequence[int], own: Sequence[int]) -> float:
-    """How much of two texts is the same, from 0 to 1: the F1 of their longest common subsequence,
-    over tokens (ROUGE-L, Lin 2004, without its stemming).
-    """
-    if not tokens and not own:
-        return 1.0
-    row = [0] * (len(own) + 1)
-    for token in tokens:
-        before = 0
-        for place, other in enumerate(own, start=1):
-            here = before + 1 if token == other else max(row[place], row[place - 1])
-            before, row[place] = row[place], here
-    return 2 * row[-1] / (len(tokens) + len(own))
+from bild_dist.evaluation.metrics.overlap import agreement
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,10 @@ def _main(argv: Sequence[str]) -> int:
         numbers = [f"table {t.number}" if t.number else t.title for t in part.tables]
         numbers += [f"figure {c.number}" for c in part.charts]
         numbers += ["figure 9"] if part.texts else []
-        err.print(f"{part.title}: {', '.join(numbers) or 'nothing'}; left out: {len(part.lacks)}")
+        err.print(
+            f"{part.title}: {', '.join(numbers) or 'nothing'}; left out: {len(part.lacks)}",
+            soft_wrap=True,
+        )
     for note in notes:
         err.print(note, soft_wrap=True)
     err.print(f"written to {' and '.join(map(str, paths))}", soft_wrap=True)
