@@ -1,5 +1,5 @@
-"""The paper's tables for a study: 1 and 5 quality and speed, 2 the models, 3 against speculative sampling,
-4 how often each model has the word.
+"""The tables of a study: 1 and 5 quality and speed, as in the paper; under numbers of our own 2 the models,
+3 against speculative sampling, 4 how often each model has the word.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from bild_dist.types import Role
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of words. The first column names the row; the others are figures. `number`: as the paper counts;
-    None of one that it does not have.
+    """Rows of words. The first column names the row; the others are figures. `number`: None of one
+    that belongs to a sweep.
     """
 
     number: int | None
