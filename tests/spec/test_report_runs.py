@@ -203,3 +203,14 @@ def test_figure_2_counts_all_that_the_large_model_wrote() -> None:
     (section,) = sections(Found(found), {})
     (chart,) = (chart for chart in section.charts if chart.number == 2)
     assert chart.says == "0 %: 10.0; 10 %: 20.0; 20 %: 25.0"
+
+
+def test_a_run_without_a_text_promises_nothing() -> None:
+    """Where nothing was compared nobody can say that no setting reaches the large model's quality."""
+    one = run(1.5, own={"bleu": 20}, large={"bleu": 21})
+    assert one.large is not None
+    bare = replace(one, part=replace(one.part, texts=(), figures={}),
+                   large=replace(one.large, texts=(), figures={}))  # fmt: skip
+    (section,) = sections(Found([bare]), {})
+    assert "no setting reaches it" not in str(section.tables)
+    assert section.charts == []

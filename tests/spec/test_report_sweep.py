@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bild_dist.app import inproc
+from bild_dist.errors import ConfigError
 from bild_dist.evaluation import pictures
 from bild_dist.evaluation.report import swept
 from bild_dist.evaluation.report.files import Found, read
@@ -158,3 +159,29 @@ def test_curves_part_where_windows_or_schedules_do() -> None:
         assert [setting.options.alpha_fb for setting in curve] == [0.3, 0.8]
     (one,) = pictures.curves(settings[:1], lambda setting: setting.options)
     assert one[0] == "alpha_rb 10"
+
+
+def test_a_broken_sweep_is_refused_by_what_is_broken(file: Path, tmp_path: Path) -> None:
+    """Whatever somebody has cut out or written into it: one line, the field and what to do."""
+    whole = json.loads(file.read_text("utf-8"))
+    broken = tmp_path / "broken.json"
+    point, *_ = whole["points"]
+    for changes, said in (
+        ({"items": []}, "other texts than the items"),
+        (
+            {"difference": {"middle": {"settings": 1}}},
+            "difference.middle.within_10_percent is missing",
+        ),
+        ({"points": [{**point, "figures": {"agreement": {"value": "x"}}}]}, "must be a number"),
+        ({"points": [{**point, "played": []}]}, "has 0 played for 3 items"),
+        ({"metric": "bleu"}, "no figure of bleu"),
+        ({"large": 3}, "must be an object"),
+    ):
+        broken.write_text(json.dumps({**whole, **changes}), "utf-8")
+        with pytest.raises(ConfigError, match=said) as refused:
+            read([broken])
+        assert "make it again" in str(refused.value)
+    del whole["readings"]
+    broken.write_text(json.dumps(whole), "utf-8")
+    with pytest.raises(ConfigError, match="'readings' is missing"):
+        read([broken])

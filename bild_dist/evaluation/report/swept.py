@@ -157,9 +157,13 @@ def _difference(found: Mapping[str, Mapping[str, Any]]) -> list[Table]:
         ]
         for kind, said in found.items()
     ]  # fmt: skip
-    against = {source: n for said in found.values() for source, n in said["sources"].items()}
-    words = ", ".join(f"{SOURCES.get(name, name)} ({n})" for name, n in against.items())
-    note = f"Large passes a token as predicted from a recorded text, against those of the settings: {words}."
+    against = {
+        source: n for said in found.values() for source, n in said.get("sources", {}).items()
+    }
+    # Older files do not say.
+    words = ": " * bool(against)
+    words += ", ".join(f"{SOURCES.get(name, name)} ({n})" for name, n in against.items())
+    note = f"Large passes a token as predicted from a recorded text, against those of the settings{words}."
     return [
         Table(
             None,

@@ -56,7 +56,7 @@ def _quality_and_speed(study: Study) -> Table | None:
             row = equal(study, lost, kinds=(Kind.BILD, Kind.EARLY_EXIT), small=small)
             if row is not None:
                 rows.append(_line(f"BiLD, {small}, {what}", row, study))
-            elif study.of(Kind.BILD, Kind.EARLY_EXIT, small=small):
+            elif study.placed(Kind.BILD, Kind.EARLY_EXIT, small=small):
                 missing = [f"BiLD, {small}, {what}", "no setting reaches it"]
                 rows.append([*missing, *[""] * 4])
     if len(rows) == 1:

@@ -183,7 +183,9 @@ class Eval:
             if done:
                 self._err.print(f"goes on after {done} of {len(todo)} texts")
             if done < len(todo):
-                with self._during("warming up: a short text with each setting, which does not count"):
+                with self._during(
+                    "warming up: a short text with each setting, which does not count"
+                ):
                     await warm_up(decoder, items, [s.options for s in settings.values()])
             begun, tokens = now_ns(), 0
             with Bar(f"{plan.task.name}, {plan.split}", len(todo), done) as bar:

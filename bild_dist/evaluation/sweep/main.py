@@ -150,12 +150,13 @@ def show(study: Study) -> None:
         out.print(
             f"Predicted from the {kind} text, large passes a token lie within 10 % of those "
             f"{_sources(found['sources'])} for {found['within_10_percent']:.0%} of {found['settings']} settings "
-            f"(median {found['median']:.1%}, most {found['most']:.1%})."
+            f"(median {found['median']:.1%}, most {found['most']:.1%}).",
+            soft_wrap=True,
         )
     spent = ", ".join(f"{stage} {ns / 1e9:.1f} s" for stage, ns in study.spent_ns.items())
-    out.print(f"Time: {spent}.")
+    out.print(f"Time: {spent}.", soft_wrap=True)
     for failure in study.failed:
-        out.print(f"{failure.id}: {failure.type}: {failure.message}")
+        out.print(f"{failure.id}: {failure.type}: {failure.message}", soft_wrap=True)
 
 
 def _sources(found: Mapping[str, int]) -> str:

@@ -19,8 +19,17 @@ import numpy as np
 
 from bild_dist.errors import BildError, ConfigError
 from bild_dist.evaluation.metrics.base import Judged, Marks, Metric
+from bild_dist.evaluation.run.fields import Fields
 from bild_dist.evaluation.run.files import write_whole
-from bild_dist.evaluation.run.record import Failure, Part, Setting, TextRecord, plain, revived
+from bild_dist.evaluation.run.record import (
+    Failure,
+    Part,
+    Setting,
+    TextRecord,
+    check_figures,
+    plain,
+    revived,
+)
 from bild_dist.evaluation.sweep.reading import Reading
 from bild_dist.evaluation.sweep.replay import Played
 from bild_dist.evaluation.sweep.texts import Texts, in_line
@@ -94,13 +103,15 @@ class Point:
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Self:
+        figures = Fields.of(found["figures"], "figures")
+        check_figures(figures)
         return cls(
             setting=Setting.from_dict(found["setting"]),
             played=tuple(Played(*text) for text in found["played"]),
             texts=tuple(TextRecord.from_dict(text) for text in found["texts"]),
             ran=tuple(Played(*text) for text in found["ran"]),
             source=(found["run"] or {}).get("source", ""),
-            figures=found["figures"],
+            figures=figures.found,
         )
 
 
@@ -176,6 +187,10 @@ class Study:
             points = [_played(point) if point.source == "counted" else point for point in points]
         values["points"] = tuple(points)
         values["failed"] = tuple(Failure.from_dict(failure) for failure in found["failed"])
+        for kind, said in found["difference"].items():
+            known = Fields.of(said, f"difference.{kind}")
+            for name in ("settings", "within_10_percent", "median", "most"):
+                known.number(name)
         values["readings"] = {
             name: tuple(Reading.from_dict(reading) for reading in read)
             for name, read in found["readings"].items()
@@ -184,6 +199,8 @@ class Study:
         for part in (study.large, study.small, study.middle):
             if [text.id for text in part.texts] != [item.id for item in study.items]:
                 raise ConfigError(f"{part.setting.name} has other texts than the items")
+        if study.metric not in study.large.figures:
+            raise ConfigError(f"large has no figure of {study.metric}")
         for point in study.points:
             study.check(point)
         return study
@@ -223,9 +240,15 @@ class Study:
         try:
             with path.open("rb") as file:
                 return cls._read(path, file)
-        except (OSError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{path} cannot be read: {error}") from None
-        except (KeyError, TypeError, AttributeError) as error:
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{path} is no whole JSON ({error}): make it again") from None
+        except KeyError as error:
+            raise ConfigError(
+                f"{path} is no whole sweep ({error} is missing): make it again"
+            ) from None
+        except (TypeError, AttributeError) as error:
             raise ConfigError(f"{path} is no whole sweep ({error!r}): make it again") from None
 
     @classmethod
