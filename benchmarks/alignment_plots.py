@@ -21,28 +21,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from bild_dist.errors import ConfigError
+from bild_dist.evaluation import pictures
 from bild_dist.evaluation.align.agreement_counts import share
 from bild_dist.evaluation.align.report import Report, Speed
+from bild_dist.evaluation.pictures import COLOURS as ALL
+from bild_dist.evaluation.pictures import SOFT, STROKES, UNDATED, drawing
 
 HERE: Final = Path(__file__).parent
 DOCS: Final = HERE.parent / "docs"
 ALPHA_RB: Final = 2.0
 """The rollback threshold that the rates are drawn for: the default of `bild generate`."""
-COLOURS: Final = {"before": "#b35806", "after": "#2166ac"}
-"""Told apart by people who see no red or no green, and in print."""
+COLOURS: Final = {"before": ALL[1], "after": ALL[0]}
 MARKS: Final = {"before": "s", "after": "o"}
 WIDTH: Final = 6.2
 """Inches."""
-STROKES: Final = ("-", "--", "-.", ":")
-_FAINT: Final = "#777777"
-_STYLE: Final = {
-    # Letters stay letters: a tenth of the size, and they can be searched.
-    "svg.hashsalt": "bild-dist", "svg.fonttype": "none",
-    "font.family": ["DejaVu Sans", "sans-serif"],
-    "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.6, "axes.axisbelow": True,
-    "legend.frameon": False, "savefig.facecolor": "white", "figure.facecolor": "white",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +91,15 @@ def draw(shown: Shown, out: Path, png: Path | None = None) -> list[Path]:
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise ConfigError("drawing needs matplotlib: pip install 'bild-dist[eval]'") from None
-    mpl.use("Agg")
     written = []
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
+    with drawing():
         for name, make in (("confidence", _confidence), ("rates", _rates), ("speed", _speed)):
             figure = make(shown)
             if figure is None:
                 continue
             path = out / f"alignment-{shown.stem}-{name}.svg"
             out.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, metadata={"Date": None, "Creator": None})
+            figure.savefig(path, metadata=UNDATED)
             written.append(path)
             if png is not None:
                 png.mkdir(parents=True, exist_ok=True)
@@ -124,10 +111,7 @@ def _figure(title: str, width: float, height: float, count: int = 1, **options: 
     """A figure and its axes, one above the other. The legend goes below all of them, where it
     hides nothing.
     """
-    # Without pyplot, which keeps every figure in a module.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = pictures.figure(width, height, layout="constrained")
     figure.suptitle(title, fontsize=10)
     return figure, figure.subplots(count, 1, sharex=True, squeeze=False, **options)[:, 0]
 
@@ -136,8 +120,8 @@ def _confidence(shown: Shown) -> Any:
     """Match rate by confidence above, share of the positions below."""
     title = f"{shown.pair}: how often the small model is right"
     figure, (above, below) = _figure(title, WIDTH, 5.0, 2, gridspec_kw={"height_ratios": (3, 1)})
-    above.plot((0, 1), (0, 100), color=_FAINT, linewidth=0.8, linestyle=":")
-    above.text(0.06, 8.5, "confidence taken at its word", rotation=degrees(atan2(100, 1)), color=_FAINT,
+    above.plot((0, 1), (0, 100), color=SOFT, linewidth=0.8, linestyle=":")
+    above.text(0.06, 8.5, "confidence taken at its word", rotation=degrees(atan2(100, 1)), color=SOFT,
                fontsize=7.5, rotation_mode="anchor", transform_rotates_text=True)  # fmt: skip
     places = _places(len(shown.reports))
     for (when, report), (shift, width) in zip(shown.reports.items(), places, strict=True):
@@ -208,9 +192,9 @@ def _speed(shown: Shown) -> Any:
     figure, panels = _figure(title, WIDTH, 1.6 + 2.3 * len(able), len(able), sharey=True)
     highest = 1.0
     for axes, devices in zip(panels, able, strict=True):
-        axes.axhline(1, color=_FAINT, linewidth=0.8, linestyle=":")
+        axes.axhline(1, color=SOFT, linewidth=0.8, linestyle=":")
         axes.annotate("large model alone", (1, 1), xycoords=("axes fraction", "data"), ha="right",
-                      xytext=(0, -9), textcoords="offset points", fontsize=7.5, color=_FAINT)  # fmt: skip
+                      xytext=(0, -9), textcoords="offset points", fontsize=7.5, color=SOFT)  # fmt: skip
         axes.set_title(
             "one device for both" if devices == 1 else "a device each", loc="left", fontsize=9
         )

@@ -12,7 +12,7 @@ import pytest
 
 from bild_dist.config import Config
 from bild_dist.errors import ConfigError, InvalidRequest
-from bild_dist.evaluation.bench import options, prompts, quality
+from bild_dist.evaluation.bench import figures, options, prompts
 from bild_dist.evaluation.bench.chain import critical_ns
 from bild_dist.evaluation.bench.contestants import Contestant, Peer, lineup
 from bild_dist.evaluation.bench.figures import Comparison, of_outcome
@@ -20,6 +20,7 @@ from bild_dist.evaluation.bench.job import Job
 from bild_dist.evaluation.bench.options import planned
 from bild_dist.evaluation.bench.prompts import Task
 from bild_dist.evaluation.bench.table import table
+from bild_dist.evaluation.metrics.overlap import agreement
 from bild_dist.orchestrator.story import Block, Chip, Kind, Story
 from bild_dist.types import Mode, Options, Role, Schedule, Source
 
@@ -217,19 +218,19 @@ def test_a_recording_without_a_token_has_no_path() -> None:
 
 def test_agreement_is_the_share_that_two_texts_have_in_common() -> None:
     """One wrong token costs one token, wherever it stands: what follows may still agree."""
-    assert quality.agreement([1, 2, 3, 4], [1, 2, 3, 4]) == 1
-    assert quality.agreement([1, 9, 3, 4], [1, 2, 3, 4]) == 0.75
-    assert quality.agreement([9, 1, 2, 3], [1, 2, 3]) == pytest.approx(6 / 7)
-    assert quality.agreement([5, 6], [1, 2]) == 0
-    assert quality.agreement([], []) == 1
+    assert agreement([1, 2, 3, 4], [1, 2, 3, 4]) == 1
+    assert agreement([1, 9, 3, 4], [1, 2, 3, 4]) == 0.75
+    assert agreement([9, 1, 2, 3], [1, 2, 3]) == pytest.approx(6 / 7)
+    assert agreement([5, 6], [1, 2]) == 0
+    assert agreement([], []) == 1
 
 
 def test_words_are_compared_only_where_there_is_something_to_compare() -> None:
     """Without references, or without the package that counts, the columns are left out."""
     texts = [{"text": "a b"}]
-    assert quality.against_references(texts, [Task("x")]) == {}
-    found = quality.against_references(texts, [Task("x", {}, ("a b",))])
-    assert set(found) == ({"bleu", "chrf"} if quality.installed() else set())
+    assert figures.against_references(texts, [Task("x")]) == {}
+    found = figures.against_references(texts, [Task("x", {}, ("a b",))])
+    assert set(found) == {"bleu", "chrf"}
 
 
 def outcome(seconds: float, tokens: list[int], **more: Any) -> dict[str, Any]:

@@ -386,3 +386,12 @@ def test_perplexity_is_that_of_one_forward_over_the_text(tmp_path: Path) -> None
             ).logits[0]
         chances = logits.log_softmax(-1).gather(-1, torch.tensor(text.ids)[:, None])
         assert said == pytest.approx(-float(chances.sum()), rel=1e-4)
+
+
+def test_what_a_task_would_have_gives_way_to_what_is_said() -> None:
+    """A line of a summary ends after 64 tokens; who asks for the usual number gets the usual number."""
+    asked = ["--task", "debian-synopsis", "--out", "out.json"]
+    assert planned(asked).config.generate.max_new_tokens == 64
+    for tokens in (Options().max_new_tokens, 9):
+        more = [*asked, "--max-new-tokens", str(tokens)]
+        assert planned(more).config.generate.max_new_tokens == tokens

@@ -20,14 +20,15 @@ from bild_dist.config import settled
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.metrics import registry
 from bild_dist.evaluation.report import markdown, page
-from bild_dist.evaluation.report.charts import front
+from bild_dist.evaluation.report.files import Found, read
 from bild_dist.evaluation.report.main import main
 from bild_dist.evaluation.report.models import models_of
 from bild_dist.evaluation.report.report import Section, sections
-from bild_dist.evaluation.report.runs import Kind, equal, kind_of, read, studies
+from bild_dist.evaluation.report.runs import Kind, equal, kind_of, studies
 from bild_dist.evaluation.run.figures import Judge, Written
 from bild_dist.evaluation.run.record import Part, Record, Setting, TextRecord
 from bild_dist.evaluation.run.running import write as written
+from bild_dist.evaluation.sweep.grid import front
 from bild_dist.evaluation.tasks.base import Item
 from bild_dist.orchestrator.decoder import Decoder
 from bild_dist.types import Mode, Options, Role, Schedule
@@ -132,7 +133,7 @@ def test_what_is_missing_is_named_with_a_command(parts: Sequence[Section]) -> No
 
 def test_equal_quality_is_the_fastest_setting_that_loses_nothing(runs: Path) -> None:
     """And one point lost the fastest that loses at most one; never one whose figure is below."""
-    study = studies(read([runs]))[0]
+    study = studies(read([runs]).records)[0]
     assert study.large is not None
     floor = study.large.quality(study.metric)
     assert floor is not None
@@ -160,20 +161,20 @@ def renamed(run: Record, name: str) -> Record:
 
 def test_baselines_that_only_a_name_tells_have_their_figures(runs: Path) -> None:
     """The oracle of figure 2, early exit in figure 6, CALM in figure 7."""
-    found = read([runs])
+    found = read([runs]).records
     names = ("oracle 10 %", "oracle 30 %", "early exit 2", "calm 0.8")
     small = next(run for run in found if run.setting.options.mode is Mode.SMALL)
     named = [renamed(run, name) for run, name in zip(found, names, strict=False)]
-    (part,) = sections([*named, small], {})
+    (part,) = sections(Found([*named, small]), {})
     assert {2, 6, 7} <= {chart.number for chart in part.charts}
     assert {"Figure 2", "Figure 6", "Figure 7"}.isdisjoint(x.what[:8] for x in part.lacks)
 
 
 def test_two_small_models_beside_one_large_one_are_told_apart(runs: Path) -> None:
     """As unaligned and aligned in table 1 and figure 4: a line and a curve each, and a bill each."""
-    one, two = read([runs])[:2]
+    one, two = read([runs]).records[:2]
     other = {**two.models, "small": {**two.models["small"], "model": "aligned"}}
-    (part,) = sections([one, replace(two, models=other)], {})
+    (part,) = sections(Found([one, replace(two, models=other)]), {})
     names = [row[0] for row in part.tables[0].rows]
     assert any(name.startswith("BiLD, aligned, ") for name in names)
     assert any(name.startswith("BiLD, small, ") for name in names)
@@ -184,8 +185,8 @@ def test_two_small_models_beside_one_large_one_are_told_apart(runs: Path) -> Non
 
 def test_the_front_keeps_what_nothing_beats(runs: Path) -> None:
     """Faster and better is up and to the left; a line through the others would promise too much."""
-    points = studies(read([runs]))[0].placed(Kind.BILD)
-    best = front(points, lambda quality: quality)
+    points = studies(read([runs]).records)[0].placed(Kind.BILD)
+    best = front(points, quality=lambda p: p[1], latency=lambda p: p[0])
     assert best
     for x, y, _ in points:
         assert any(a <= x and b >= y for a, b, _ in best)
@@ -284,16 +285,16 @@ def test_the_command_writes_a_page_and_a_text(
 
 def test_without_the_models_files_the_rest_is_still_there(runs: Path) -> None:
     """Costs need shapes and coloured words a tokenizer; the report says so instead of failing."""
-    one = read([runs])[0]
+    one = read([runs]).records[0]
     bare = replace(one, environment={})
-    (part,) = sections([bare], {})
+    (part,) = sections(Found([bare]), {})
     assert 8 not in [chart.number for chart in part.charts]
     assert any("--large" in note for note in part.notes)
     assert not part.texts[0].spelled
     given = {role: str(runs / "pair" / role) for role in Role}
     assert models_of(bare, given).tokenizer is not None
     with pytest.raises(ConfigError, match="no such folder"):
-        sections([bare], {Role.LARGE: "/nowhere/at/all"})
+        sections(Found([bare]), {Role.LARGE: "/nowhere/at/all"})
 
 
 def test_what_is_no_record_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,12 +15,13 @@ from bild_dist.evaluation.costs.bill import bill_of
 from bild_dist.evaluation.costs.shapes import shape_of
 from bild_dist.evaluation.costs.work import Meter
 from bild_dist.evaluation.oracle import replacing
-from bild_dist.evaluation.report.charts import front
+from bild_dist.evaluation.report.files import Found, read
 from bild_dist.evaluation.report.main import main
 from bild_dist.evaluation.report.report import sections
-from bild_dist.evaluation.report.runs import Kind, Study, equal, read, studies
+from bild_dist.evaluation.report.runs import Kind, Study, equal, studies
 from bild_dist.evaluation.report.tables import tables
 from bild_dist.evaluation.run.record import Failure, Part, Record, Setting, TextRecord
+from bild_dist.evaluation.sweep.grid import front
 from bild_dist.types import Mode, Options, Role, Schedule
 
 
@@ -71,7 +72,9 @@ def test_of_perplexity_the_lower_is_the_better() -> None:
         if (row := equal(study, lost, kinds=[Kind.BILD], small=None)) is not None
     ]
     assert names == ["bild 0.6/1", "bild 0.6/2"]
-    best = front(study.placed(Kind.BILD), study.worth)
+    best = front(
+        study.placed(Kind.BILD), quality=lambda p: study.worth(p[1]), latency=lambda p: p[0]
+    )
     assert [row.name for _, _, row in best] == [
         "bild 0.6/3",
         "bild 0.6/2",
@@ -177,11 +180,11 @@ def test_a_folders_broken_records_are_named(
     cut["texts"][0]["sources"] = ["nobody"]
     (tmp_path / "b.json").write_text(json.dumps(cut), "utf-8")
     notes: list[str] = []
-    records = read([tmp_path], notes.append)
-    assert records == [good]
+    found = read([tmp_path], notes.append)
+    assert found.records == [good]
     assert len(notes) == 1
     assert "b.json is no whole record" in notes[0]
-    (section,) = sections(records, {}, notes=notes)
+    (section,) = sections(found, {}, notes=notes)
     assert section.notes[0] == notes[0]
     assert main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
     assert "texts[0].sources has 'nobody'" in capsys.readouterr().err
@@ -197,6 +200,17 @@ def test_figure_2_counts_all_that_the_large_model_wrote() -> None:
         setting = Setting(f"oracle {nats:g}", replacing(Options(), nats))
         figures = {**one.figures, "rollback_rate": share, "fallback_rate": 0.0}
         found.append(replace(one, part=replace(one.part, setting=setting, figures=figures)))
-    (section,) = sections(found, {})
+    (section,) = sections(Found(found), {})
     (chart,) = (chart for chart in section.charts if chart.number == 2)
     assert chart.says == "0 %: 10.0; 10 %: 20.0; 20 %: 25.0"
+
+
+def test_a_run_without_a_text_promises_nothing() -> None:
+    """Where nothing was compared nobody can say that no setting reaches the large model's quality."""
+    one = run(1.5, own={"bleu": 20}, large={"bleu": 21})
+    assert one.large is not None
+    bare = replace(one, part=replace(one.part, texts=(), figures={}),
+                   large=replace(one.large, texts=(), figures={}))  # fmt: skip
+    (section,) = sections(Found([bare]), {})
+    assert "no setting reaches it" not in str(section.tables)
+    assert section.charts == []

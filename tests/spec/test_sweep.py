@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from bild_dist.app import inproc
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.run.record import Setting
 from bild_dist.evaluation.sweep import main as command
-from bild_dist.evaluation.sweep import plot
+from bild_dist.evaluation.sweep import plot, running, timing
 from bild_dist.evaluation.sweep.grid import Grid, front, rule
 from bild_dist.evaluation.sweep.journal import Journal
 from bild_dist.evaluation.sweep.main import identity
@@ -23,6 +24,8 @@ from bild_dist.evaluation.sweep.options import asked, planned
 from bild_dist.evaluation.sweep.replay import Played
 from bild_dist.evaluation.sweep.running import Stages
 from bild_dist.evaluation.sweep.study import Point, Study
+from bild_dist.evaluation.sweep.texts import Texts
+from bild_dist.simulator import Costs
 from bild_dist.types import Mode, Options, Schedule
 
 TOYS = ("--small", "toy:small?seed=1&f=0.3&end=0.03", "--large", "toy:large?seed=1&f=0.3&end=0.03")
@@ -78,7 +81,7 @@ def test_a_sweep_predicts_writes_and_draws(whole: tuple[Study, Path]) -> None:
         assert point.gap is not None
     assert set(study.difference) == {"middle", "large"}
     assert study.difference["middle"]["sources"] == {"counted": 4}
-    assert Study.from_dict(study.as_dict()) == study
+    assert Study.from_dict(study.as_dict()).as_dict() == study.as_dict()
     for kind in ("png", "svg"):
         assert (folder / f"plot.{kind}").stat().st_size > 1000
     assert not list(folder.glob("*.partial.jsonl"))
@@ -105,8 +108,15 @@ def test_exact_writes_what_large_writes(task: Path) -> None:
     assert small.figures["agreement"]["value"] < 1.0
 
 
-def test_only_the_front_can_be_written(task: Path) -> None:
+def test_only_the_front_can_be_written(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --front settings far from it have a prediction and no text; --measure times the others."""
+
+    async def timed(_: Any) -> Costs:
+        # A busy machine would put everything near the front.
+        return Costs(small_ns=1_000_000, large_ns=9_000_000)
+
+    monkeypatch.setattr(timing, "measured", timed)
+    monkeypatch.setattr(running, "NEAR", 0.0)
     study = swept(
         task, "--alpha-fb", ".1,.95", "--alpha-rb", "0,9", "--schedule", "paper", "--front", "--measure",
     )  # fmt: skip
@@ -303,7 +313,7 @@ def test_curves_are_in_the_order_of_numbers() -> None:
         Point(setting=Setting.of(Options(alpha_rb=alpha_rb)), played=())
         for alpha_rb in (10.0, 1.0, 2.0)
     ]
-    titles = [title for title, _ in plot._curves(points)]
+    titles = [title for title, _ in plot.curves(points)]
     assert titles == ["alpha_rb 1", "alpha_rb 2", "alpha_rb 10"]
 
 
@@ -313,3 +323,65 @@ def test_defaults_are_a_whole_grid(task: Path) -> None:
     assert len(found.grid.settings()) == 35
     assert found.grid.schedules == (Schedule.THROUGH,)
     assert len(planned(found).items) == 3
+
+
+def test_a_study_leaves_its_texts_in_the_file(whole: tuple[Study, Path], tmp_path: Path) -> None:
+    """They are read each time that somebody asks, and again after the file was read; the file is one JSON
+    object all the same, and one that somebody has formatted is read too.
+    """
+    study, folder = whole
+    again = Study.read(folder / "sweep.json")
+    for point, same in zip(study.points, again.points, strict=True):
+        assert isinstance(same.texts, Texts)
+        assert tuple(point.texts) == tuple(same.texts) == same.texts[:]
+    whole_object = json.loads((folder / "sweep.json").read_text("utf-8"))
+    copy = tmp_path / "formatted.json"
+    copy.write_text(json.dumps(whole_object, indent=1), "utf-8")
+    assert Study.read(copy).as_dict() == study.as_dict()
+    copy.write_bytes((folder / "sweep.json").read_bytes())
+    left = Study.read(copy)
+    copy.write_text("{}")
+    with pytest.raises(ConfigError, match="was changed while it was in use"):
+        tuple(left.points[0].texts)
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.7, 0.999])
+def test_a_sweep_that_was_cut_off_is_refused(
+    whole: tuple[Study, Path], tmp_path: Path, cut: float
+) -> None:
+    """Wherever a copy broke off: in the recording, in a setting, or just before its end."""
+    text = (whole[1] / "sweep.json").read_text("utf-8")
+    file = tmp_path / "cut.json"
+    file.write_text(text[: int(len(text) * cut)], "utf-8")
+    with pytest.raises(ConfigError, match=r"cut\.json"):
+        Study.read(file)
+
+
+def test_a_setting_that_lacks_texts_is_refused(whole: tuple[Study, Path], tmp_path: Path) -> None:
+    """By its name, instead of failing where two lists are compared."""
+    study, _ = whole
+    short = [dataclasses.replace(p, texts=tuple(p.texts)[1:]) for p in study.points]
+    file = tmp_path / "short.json"
+    dataclasses.replace(study, points=tuple(short)).write(file)
+    with pytest.raises(ConfigError, match=f"{study.points[0].setting.name} has 2 texts for 3"):
+        Study.read(file)
+
+
+def test_a_journal_holds_no_piece(tmp_path: Path) -> None:
+    """However many there are, what is held is where they begin; what somebody else changed is refused."""
+    path = tmp_path / "a.jsonl"
+    journal = Journal(path, {"task": "one"})
+    for number in range(20):
+        journal.put(str(number), {"text": "x" * 100_000, "number": number})
+    tracemalloc.start()
+    try:
+        again = Journal(path, {"task": "one"})
+        total = sum(again[str(number)]["number"] for number in range(20))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert total == sum(range(20))
+    assert peak < 1_000_000
+    path.write_text('{"task": "one"}\n{"key": "other", "value": 1}\n')
+    with pytest.raises(ConfigError, match="was changed while a run used it"):
+        again["19"]

@@ -16,7 +16,7 @@ import numpy as np
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.align.agreement_counts import Numbers, share
 from bild_dist.evaluation.align.report import Replay
-from bild_dist.evaluation.bench.quality import agreement
+from bild_dist.evaluation.metrics.overlap import agreement
 from bild_dist.orchestrator.decoder import Decoder
 from bild_dist.types import Mode, Source, Trace
 

@@ -36,6 +36,7 @@ from bild_dist.evaluation.align.options import Alignment, asked
 from bild_dist.evaluation.align.outputs import Output
 from bild_dist.evaluation.align.progress import Bar
 from bild_dist.evaluation.align.training import Run
+from bild_dist.evaluation.run.files import write_whole
 from bild_dist.model import draft, hub
 from bild_dist.model.checkpoint import DTYPES
 from bild_dist.model.short_head import ShortHead, end_ids
@@ -226,14 +227,11 @@ class Align:
             "held_out": len(tests), "skipped": dict(found.skipped), "torch": torch.__version__,
             "before": before and before.as_dict(), "after": after and after.as_dict(),
         }  # fmt: skip
-        partial = plan.out / f"{REPORT}.partial"
         try:
-            partial.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-            partial.rename(plan.out / REPORT)
-        except OSError as error:
+            write_whole(plan.out / REPORT, json.dumps(said, indent=1) + "\n")
+        except ConfigError as error:
             raise ConfigError(
-                f"the report cannot be written to {plan.out} ({error.strerror or error}): make room and "
-                "start the same command again; the training is kept"
+                f"{error}: make room and start the same command again; the training is kept"
             ) from None
         self._say(f"written to {plan.out}, with {REPORT}")
 

@@ -46,7 +46,7 @@ class Replay:
     `types.Trace`. `small_nats`: of the tokens that the small model wrote, `best_nats`: of the large
     model's own most likely tokens at those positions (None where nobody computed it),
     `greedy_nats`: of the large model's own greedy texts for the same prompts. `agreement`: how much
-    of the text is the large model's own, from 0 to 1 (`bench/quality.py`), mean over texts.
+    of the text is the large model's own, from 0 to 1 (`metrics/overlap.py`), mean over texts.
     """
 
     alpha_fb: float

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from bild_dist import log
 from bild_dist.errors import BildError
 from bild_dist.evaluation.bench.job import Job, Outcome, refusal
+from bild_dist.evaluation.run.files import write_whole
 
 if TYPE_CHECKING:
     from bild_dist.orchestrator.cli import InProcess
@@ -33,10 +34,7 @@ def main(job: str, answer: str, inproc: InProcess) -> int:
         outcome = _run(Job.read(Path(job)), inproc)
     except KeyboardInterrupt:
         return 130
-    path = Path(answer)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(outcome), encoding="utf-8")
-    part.replace(path)
+    write_whole(Path(answer), json.dumps(outcome))
     return 0
 
 

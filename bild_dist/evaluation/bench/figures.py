@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
-from bild_dist.evaluation.bench import quality
+from bild_dist.errors import ConfigError
 from bild_dist.evaluation.bench.contestants import Contestant, Peer
 from bild_dist.evaluation.bench.job import Outcome
 from bild_dist.evaluation.bench.prompts import Task
+from bild_dist.evaluation.metrics.overlap import agreement
 from bild_dist.types import Mode, Schedule
 
 Figures: TypeAlias = dict[str, float]
@@ -62,6 +63,28 @@ def _of_traces(traces: Sequence[Mapping[str, int]], wall_ns: int) -> Figures:
     return figures
 
 
+def against_references(texts: Sequence[Mapping[str, Any]], tasks: Sequence[Task]) -> Figures:
+    """BLEU and chrF of the texts that have references, from 0 to 100. Empty where no task has a
+    reference, or what counts them is not installed.
+    """
+    # With numpy, which is not to be in the process of a contestant.
+    from bild_dist.evaluation.metrics.base import Judged
+    from bild_dist.evaluation.metrics.words import Bleu, Chrf
+
+    judged = [
+        Judged(str(text["text"]), (), tuple(task.references))
+        for text, task in zip(texts, tasks, strict=True)
+        if task.references
+    ]
+    metrics = (Bleu(), Chrf())
+    try:
+        for metric in metrics:
+            metric.ready()
+    except ConfigError:
+        return {}
+    return {metric.name: metric.marks(judged).value for metric in metrics} if judged else {}
+
+
 class Comparison:
     """Says who is compared with whom: speed with a base, text with the large model's own.
 
@@ -106,10 +129,10 @@ class Comparison:
                     figures[name] = figures["tokens_per_s"] / found[other]["tokens_per_s"]
             texts = done[contestant.name]["texts"]
             if own is not None:
-                figures["agreement"] = _mean(quality.agreement, texts, own)
+                figures["agreement"] = _mean(agreement, texts, own)
                 if contestant.name in self._exact:
                     figures["same_text"] = _mean(lambda a, b: float(a == b), texts, own)
-            figures |= quality.against_references(texts, self._tasks)
+            figures |= against_references(texts, self._tasks)
         return found
 
     def medians(self, rounds: Iterable[Round]) -> dict[str, dict[str, dict[str, float]]]:

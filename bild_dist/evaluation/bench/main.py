@@ -31,6 +31,7 @@ from bild_dist.evaluation.bench.contestants import Contestant
 from bild_dist.evaluation.bench.figures import Comparison, Round
 from bild_dist.evaluation.bench.job import Job, Outcome, refusal
 from bild_dist.evaluation.bench.options import Plan, planned
+from bild_dist.evaluation.run.files import write_whole
 
 if TYPE_CHECKING:
     from bild_dist.orchestrator.cli import InProcess
@@ -139,13 +140,8 @@ class Bench:
             "rounds": [_numbers(ran) for ran in self._rounds],
         }
         if self._plan.output is not None:
-            path = Path(self._plan.output)
-            part = path.with_name(path.name + ".part")
-            try:
-                part.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", "utf-8")
-                part.replace(path)
-            except OSError as error:
-                raise ConfigError(f"--output {path} cannot be written: {error}") from None
+            text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+            write_whole(Path(self._plan.output), text, "--output")
         return report
 
 

@@ -27,7 +27,7 @@ _CONTEST: Final = frozenset(("mode", "schedule", "stop", "deadline"))
 others are not texts that can be compared."""
 _HELP: Final = {
     "alpha_fb": "the large model writes where the small one is less sure",
-    "alpha_rb": "and replaces what it finds less likely than e^-NATS",
+    "alpha_rb": "and replaces what lies further from it than N, nats unless --distance is tv or l2",
     "window": "most small tokens in a row",
     "verify_tail": "do not check the last run (Algorithm 1 as printed)",
     "first": "who may write the first token",

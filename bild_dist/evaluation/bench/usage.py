@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -72,6 +73,15 @@ def commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return f"{head}+" if changes else head
+
+
+def environment(command: str) -> dict[str, Any]:
+    """What a command ran on, as its file says it."""
+    found = hardware()
+    return {
+        **versions(), "cpu": found["processor"], "hardware": found, "commit": commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"), "command": command,
+    }  # fmt: skip
 
 
 def _processor() -> str:

@@ -60,6 +60,11 @@ class Metric(Protocol):
         ...
 
     @property
+    def title(self) -> str:
+        """As tables and figures call it."""
+        ...
+
+    @property
     def needs_references(self) -> bool:
         """Whether a text without a reference cannot be judged."""
         ...

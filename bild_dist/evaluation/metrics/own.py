@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bild_dist.errors import ConfigError
-from bild_dist.evaluation.bench.quality import agreement
 from bild_dist.evaluation.metrics.base import Array, Judged, Marks, mean, ratio
+from bild_dist.evaluation.metrics.overlap import agreement
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class Agreement:
     """
 
     name: str = "agreement"
+    title: str = "agreement"
     needs_references: bool = False
     higher_is_better: bool = True
     point: float = 0.01
@@ -39,6 +40,7 @@ class Perplexity:
     """e to the mean -ln p of the tokens of the texts under the large model, their end included."""
 
     name: str = "perplexity"
+    title: str = "perplexity"
     needs_references: bool = False
     higher_is_better: bool = False
     point: float = 0.1

@@ -29,6 +29,7 @@ class Bleu:
     """Corpus BLEU of sacrebleu with its defaults: 13a, mixed case, exponential smoothing."""
 
     name: str = "bleu"
+    title: str = "BLEU"
     needs_references: bool = True
     higher_is_better: bool = True
     point: float = 1.0
@@ -65,6 +66,7 @@ class Chrf:
     """Corpus chrF of sacrebleu with its defaults: n-grams of up to 6 characters, beta 2."""
 
     name: str = "chrf"
+    title: str = "chrF"
     needs_references: bool = True
     higher_is_better: bool = True
     point: float = 1.0
@@ -127,6 +129,7 @@ class RougeL:
     """ROUGE-L of rouge-score, F1 with its stemmer, mean over texts; the best of several references."""
 
     name: str = "rougeL"
+    title: str = "ROUGE-L"
     needs_references: bool = True
     higher_is_better: bool = True
     point: float = 1.0

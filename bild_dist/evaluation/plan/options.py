@@ -82,7 +82,7 @@ def parser() -> Parser:
     what.add_argument("--window", type=int, metavar="N",
                       help=f"most small tokens in a row ({Options().window})")  # fmt: skip
     what.add_argument("--alpha-fb", type=float, metavar="P", help="threshold, for --measure")
-    what.add_argument("--alpha-rb", type=float, metavar="NATS", help="threshold, for --measure")
+    what.add_argument("--alpha-rb", type=float, metavar="D", help="threshold, for --measure")
     what.add_argument("--length", type=int, metavar="N",
                       help="tokens of a text (128, or as in the trace)")  # fmt: skip
     what.add_argument("--concurrency", type=int, metavar="N", help="texts at once (1)")

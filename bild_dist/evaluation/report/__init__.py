@@ -1,1 +1,1 @@
-"""`bild report`: the paper's tables and figures for records of runs, as one page and one text."""
+"""`bild report`: the paper's tables and figures for records of runs and sweeps, as one page and one text."""

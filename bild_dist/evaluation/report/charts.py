@@ -1,41 +1,33 @@
-"""The paper's figures for a study, drawn by matplotlib: the same runs give the same bytes.
-
-Every series has a mark and a stroke of its own beside its colour, so that a print in black tells as much.
-"""
+"""The paper's figures for a study."""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any, Final
 
-from bild_dist.errors import ConfigError
 from bild_dist.evaluation.costs.bill import Bill
 from bild_dist.evaluation.costs.work import Work
+from bild_dist.evaluation.pictures import (
+    COLOURS,
+    INK,
+    MARKS,
+    SOFT,
+    STROKES,
+    UNDATED,
+    curves,
+    drawing,
+    figure,
+    size,
+)  # fmt: skip
 from bild_dist.evaluation.report.runs import POINT, Key, Kind, Row, Study, equal
+from bild_dist.evaluation.sweep.grid import front
 
-INK: Final = "#1c2128"
-FAINT: Final = "#d5dae0"
-SOFT: Final = "#57606a"
-COLOURS: Final = ("#2166ac", "#b35806", "#1a7f37", "#762a83", "#c51b7d", "#4d4d4d")
-"""Told apart by people who see no red or no green."""
-MARKS: Final = "osD^vP"
-STROKES: Final = ("-", "--", "-.", ":")
 WIDTH: Final = 5.0
 """Inches."""
-_STYLE: Final = {
-    "svg.hashsalt": "bild-dist", "svg.fonttype": "none", "text.parse_math": False,
-    "font.family": ["DejaVu Sans", "sans-serif"], "font.size": 10,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": FAINT,
-    "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
-    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": SOFT, "xtick.color": INK,
-    "ytick.color": INK, "savefig.facecolor": "white", "figure.facecolor": "white",
-    "axes.facecolor": "none",
-}  # fmt: skip
 _LARGE_WROTE: Final = ("fallback_rate", "rollback_rate", "window_rate")
 """Shares of the tokens that add up to those of the large model."""
 _IDS: Final = re.compile(r' id="[a-zA-Z0-9]+_\d+"')
@@ -66,38 +58,32 @@ def charts(study: Study, bills: Mapping[Key, Bill]) -> list[Chart]:
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    with _drawing() as plt:
+    with drawing():
         drawn = [
-            _oracle(plt, study),
-            _trade(plt, study, 4, "Quality against latency", _by_small(study)),
-            _trade(plt, study, 5, "Without rollback, without fallback", _ablation(study)),
-            _trade(plt, study, 6, "Early exit: the first layers as the small model", _exits(study)),
-            _trade(plt, study, 7, "Early exit against CALM", _calm(study)),
-            _costs(plt, study, bills),
-            _thresholds(plt, study),
+            _oracle(study),
+            _trade(study, 4, "Quality against latency", _by_small(study)),
+            _trade(study, 5, "Without rollback, without fallback", _ablation(study)),
+            _trade(study, 6, "Early exit: the first layers as the small model", _exits(study)),
+            _trade(study, 7, "Early exit against CALM", _calm(study)),
+            _costs(study, bills),
+            _thresholds(study),
         ]
     return [chart for chart in drawn if chart is not None]
 
 
-@contextmanager
-def _drawing() -> Iterator[Any]:
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise ConfigError("a report needs matplotlib: pip install 'bild-dist[eval]'") from None
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
-        yield plt
+def grid_charts(study: Study) -> list[Chart]:
+    """Figures 4 and 10, for the settings of a sweep. Raises as `charts`."""
+    with drawing():
+        drawn = [
+            _trade(study, 4, "Quality against latency", _by_small(study)),
+            _thresholds(study),
+        ]
+    return [chart for chart in drawn if chart is not None]
 
 
-def _svg(plt: Any, figure: Any) -> str:
+def _svg(picture: Any) -> str:
     buffer = io.StringIO()
-    figure.savefig(
-        buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None}
-    )
-    plt.close(figure)
+    picture.savefig(buffer, format="svg", bbox_inches="tight", metadata=UNDATED)
     text = buffer.getvalue()
     # Several of them stand in one page: ids that only number things would be there twice.
     return _IDS.sub("", _METADATA.sub("", text[text.index("<svg") :])).strip()
@@ -128,19 +114,18 @@ def _calm(study: Study) -> list[Series]:
     return [Series("CALM", other), ours] if other else []
 
 
-def _trade(
-    plt: Any, study: Study, number: int, title: str, series: Sequence[Series]
-) -> Chart | None:
+def _trade(study: Study, number: int, title: str, series: Sequence[Series]) -> Chart | None:
     """Quality over latency: the line joins the settings that none beats in both."""
     series = [one for one in series if one.points]
     if not series:
         return None
-    figure, axes = plt.subplots(figsize=(WIDTH, 3.6))
+    picture = figure(WIDTH, 3.6)
+    axes = picture.subplots()
     marks, colours, strokes = cycle(MARKS), cycle(COLOURS), cycle(STROKES)
     words = []
     for one in series:
         colour, mark = next(colours), next(marks)
-        best = front(one.points, study.worth)
+        best = front(one.points, quality=lambda p: study.worth(p[1]), latency=lambda p: p[0])
         axes.scatter([x for x, _, _ in one.points], [y for _, y, _ in one.points], s=26, marker=mark,
                      facecolor="none", edgecolor=colour, linewidth=1)  # fmt: skip
         axes.plot([x for x, _, _ in best], [y for _, y, _ in best], next(strokes), marker=mark,
@@ -149,24 +134,11 @@ def _trade(
         words.append(f"{one.title}: {listed}.")
     words += _landmarks(axes, study)
     _label(axes, study)
-    return Chart(number, title, " ".join(words), _svg(plt, figure))
-
-
-def front(
-    points: Sequence[tuple[float, float, Row]], worth: Callable[[float], float]
-) -> list[tuple[float, float, Row]]:
-    """The points, fastest first, that no faster one equals in quality. `worth`: of a quality, such that
-    more is better.
-    """
-    best: list[tuple[float, float, Row]] = []
-    for point in sorted(points, key=lambda p: (p[0], -worth(p[1]))):
-        if not best or worth(point[1]) > worth(best[-1][1]):
-            best.append(point)
-    return best
+    return Chart(number, title, " ".join(words), _svg(picture))
 
 
 def _landmarks(axes: Any, study: Study) -> list[str]:
-    """The large model's point, the line one point worse, and the small models alone."""
+    """The large model's point, the line one point worse, mode exact, and the small models alone."""
     words = []
     for x, y, _ in study.placed(Kind.LARGE):
         axes.plot(
@@ -177,6 +149,10 @@ def _landmarks(axes: Any, study: Study) -> list[str]:
         axes.annotate(study.point_title, (1, floor), xycoords=("axes fraction", "data"), ha="right",
                       va="bottom", fontsize=7.5, color=SOFT)  # fmt: skip
         words.append(f"Large alone: {study.shown(y)} at 1.")
+    for x, y, row in study.placed(Kind.EXACT):
+        axes.plot([x], [y], marker="X", markersize=7, color=SOFT, linestyle="none",
+                  label=f"{row.name}, {row.small}")  # fmt: skip
+        words.append(f"{row.name}, {row.small}: {study.shown(y)} at {x:.2f}.")
     for x, y, row in study.placed(Kind.SMALL):
         axes.plot([x], [y], marker="x", markersize=7, color=SOFT, linestyle="none",
                   label=f"small alone, {row.small}")  # fmt: skip
@@ -184,30 +160,27 @@ def _landmarks(axes: Any, study: Study) -> list[str]:
     return words
 
 
-def _label(axes: Any, study: Study, x: str = "latency, relative to the large model alone") -> None:
-    axes.set_xlabel(x)
+def _label(axes: Any, study: Study, x: str = "") -> None:
+    axes.set_xlabel(x or study.across)
     axes.set_ylabel(study.metric_title)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=8)
 
 
-def _thresholds(plt: Any, study: Study) -> Chart | None:
+def _thresholds(study: Study) -> Chart | None:
     """Figure 10: a curve for each alpha_rb, points sized by alpha_fb."""
-    curves: dict[tuple[str, float], list[tuple[float, float, Row]]] = {}
-    for x, y, row in study.placed(Kind.BILD, Kind.NO_ROLLBACK, Kind.EARLY_EXIT):
-        curves.setdefault((row.small, row.options.alpha_rb), []).append((x, y, row))
-    curves = {key: points for key, points in sorted(curves.items()) if len(points) > 1}
-    if not curves:
+    placed = study.placed(Kind.BILD, Kind.NO_ROLLBACK, Kind.EARLY_EXIT)
+    found = curves(placed, lambda point: point[2].options, lambda point: point[2].small)
+    found = [(title, points) for title, points in found if len(points) > 1]
+    if not found:
         return None
-    figure, axes = plt.subplots(figsize=(WIDTH, 3.6))
-    many = len({small for small, _ in curves}) > 1
+    picture = figure(WIDTH, 3.6)
+    axes = picture.subplots()
     words = []
-    looks = zip(curves.items(), cycle(COLOURS), cycle(MARKS), cycle(STROKES), strict=False)
-    for ((small, alpha_rb), found), colour, mark, stroke in looks:
-        points = sorted(found, key=lambda point: point[2].options.alpha_fb)
-        title = f"alpha_rb {alpha_rb:g}" + (f", {small}" if many else "")
+    looks = zip(found, cycle(COLOURS), cycle(MARKS), cycle(STROKES), strict=False)
+    for (title, points), colour, mark, stroke in looks:
         xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
         axes.plot(xs, ys, stroke, color=colour, linewidth=1.2)
-        sizes = [12 + 110 * row.options.alpha_fb**2 for _, _, row in points]
+        sizes = [size(row.options, 110) for _, _, row in points]
         axes.scatter(xs, ys, s=sizes, marker=mark, color=colour, label=title)
         listed = "; ".join(
             f"alpha_fb {r.options.alpha_fb:g}: {study.shown(y)} at {x:.2f}" for x, y, r in points
@@ -216,10 +189,10 @@ def _thresholds(plt: Any, study: Study) -> Chart | None:
     words += _landmarks(axes, study)
     _label(axes, study)
     title = "Thresholds: one curve for each alpha_rb, larger points have a larger alpha_fb"
-    return Chart(10, title, " ".join(words), _svg(plt, figure))
+    return Chart(10, title, " ".join(words), _svg(picture))
 
 
-def _oracle(plt: Any, study: Study) -> Chart | None:
+def _oracle(study: Study) -> Chart | None:
     """Figure 2: the share of positions that the large model writes, against quality."""
     rows = study.of(Kind.ORACLE, Kind.SMALL)
     found = (
@@ -230,7 +203,8 @@ def _oracle(plt: Any, study: Study) -> Chart | None:
     points = sorted(found, key=lambda point: point[:2])
     if not study.of(Kind.ORACLE) or len(points) < 2:
         return None
-    figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
+    picture = figure(WIDTH, 3.2)
+    axes = picture.subplots()
     axes.plot([100 * x for x, _, _ in points], [y for _, y, _ in points], "-o", color=COLOURS[0],
               label="small model, its worst tokens replaced")  # fmt: skip
     large = study.large.quality(study.metric) if study.large else None
@@ -238,7 +212,7 @@ def _oracle(plt: Any, study: Study) -> Chart | None:
         axes.axhline(large, color=INK, linestyle="--", linewidth=1, label="large alone")
     _label(axes, study, "positions that the large model writes, %")
     says = "; ".join(f"{100 * x:.0f} %: {study.shown(y)}" for x, y, _ in points)
-    return Chart(2, "How few tokens must be replaced", says, _svg(plt, figure))
+    return Chart(2, "How few tokens must be replaced", says, _svg(picture))
 
 
 def _compared(study: Study) -> list[Row]:
@@ -249,7 +223,7 @@ def _compared(study: Study) -> list[Row]:
     return list({id(row): row for row in order if row is not None}.values())
 
 
-def _costs(plt: Any, study: Study, bills: Mapping[Key, Bill]) -> Chart | None:
+def _costs(study: Study, bills: Mapping[Key, Bill]) -> Chart | None:
     """Figure 8: operations and bytes a token, and intensity, against the large model alone; prompts apart."""
     base = bills.get(study.large.key) if study.large else None
     rows = [row for row in _compared(study) if row.key in bills][:4]
@@ -259,7 +233,8 @@ def _costs(plt: Any, study: Study, bills: Mapping[Key, Bill]) -> Chart | None:
         ("operations a token", lambda work: work.flops),
         ("bytes a token", lambda work: work.bytes),
     ]
-    figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
+    picture = figure(WIDTH, 3.2)
+    axes = picture.subplots()
     width, words = 0.8 / len(rows), []
     many = len(study.smalls) > 1
     looks = zip(rows, cycle(COLOURS), cycle(("", "//", "..", "xx", "\\\\")), strict=False)
@@ -288,4 +263,4 @@ def _costs(plt: Any, study: Study, bills: Mapping[Key, Bill]) -> Chart | None:
     axes.set_ylabel("relative to the large model alone")
     axes.grid(visible=False, axis="x")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, fontsize=8)
-    return Chart(8, "Operations, bytes, intensity", " ".join(words), _svg(plt, figure))
+    return Chart(8, "Operations, bytes, intensity", " ".join(words), _svg(picture))

@@ -1,4 +1,4 @@
-"""`bild report`: reads records, works out the tables and figures, writes a page and a text."""
+"""`bild report`: reads records and sweeps, works out the tables and figures, writes a page and a text."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rich.console import Console
 from bild_dist import log
 from bild_dist.errors import BildError, ConfigError
 from bild_dist.evaluation.report import markdown, page
+from bild_dist.evaluation.report.files import read
 from bild_dist.evaluation.report.report import TEXTS, sections
-from bild_dist.evaluation.report.runs import read
 from bild_dist.orchestrator.cli import Parser
 from bild_dist.types import Role
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit code: 0 written, 2 bad usage or a file that is no record, 130 interrupted."""
+    """Exit code: 0 written, 2 bad usage or a file that is neither record nor sweep, 130 interrupted."""
     try:
         log.configure()
         return _main(argv)
@@ -43,11 +43,13 @@ def _main(argv: Sequence[str]) -> int:
         raise ConfigError(f"{asked.out} cannot be written: {error.strerror or error}") from None
     err = Console(stderr=True, highlight=False, markup=False, emoji=False)
     for part in parts:
-        numbers = [f"table {t.number}" for t in part.tables] + [
-            f"figure {c.number}" for c in part.charts
-        ]
+        numbers = [f"table {t.number}" if t.number else t.title for t in part.tables]
+        numbers += [f"figure {c.number}" for c in part.charts]
         numbers += ["figure 9"] if part.texts else []
-        err.print(f"{part.title}: {', '.join(numbers) or 'nothing'}; left out: {len(part.lacks)}")
+        err.print(
+            f"{part.title}: {', '.join(numbers) or 'nothing'}; left out: {len(part.lacks)}",
+            soft_wrap=True,
+        )
     for note in notes:
         err.print(note, soft_wrap=True)
     err.print(f"written to {' and '.join(map(str, paths))}", soft_wrap=True)
@@ -58,10 +60,10 @@ def parser() -> Parser:
     """What `bild report` takes."""
     found = Parser(
         prog="bild report",
-        description="The paper's tables and figures for records of bild eval, as one HTML and one Markdown.",
+        description="The paper's tables and figures for records of bild eval and sweeps, as one HTML and one Markdown.",
     )
     found.add_argument("records", nargs="+", type=Path, metavar="RECORD",
-                       help="a file of bild eval --out, or a folder of them")  # fmt: skip
+                       help="a file of bild eval --out or bild sweep --out, or a folder of them")  # fmt: skip
     found.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to write")
     for role in Role:
         found.add_argument(f"--{role}", metavar="MODEL",

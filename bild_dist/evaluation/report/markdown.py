@@ -10,6 +10,7 @@ from typing import Final
 from bild_dist.evaluation.report.report import Section
 from bild_dist.evaluation.report.tables import Table
 from bild_dist.evaluation.report.texts import MEANING, SIGNS
+from bild_dist.evaluation.run.files import write_whole
 
 _SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>#|~&!])")
 _DECLARED: Final = '<?xml version="1.0" encoding="utf-8" standalone="no"?>\n'
@@ -22,11 +23,11 @@ def written(parts: Sequence[Section], folder: Path, name: str = "report.md") -> 
         lines += [f"## {escaped(part.title)}", ""]
         lines += [f"Measured on: {escaped(_joined(part.ran_on))}.", ""] if part.ran_on else []
         for table in part.tables:
-            lines += [f"### Table {table.number}. {escaped(table.title)}", "", *_table(table), ""]
+            lines += [f"### {escaped(table.heading)}", "", *_table(table), ""]
             lines += [escaped(table.note), ""]
         for chart in part.charts:
             file = folder / f"figure-{chart.number}-{number}.svg"
-            file.write_text(_DECLARED + chart.svg + "\n", encoding="utf-8")
+            write_whole(file, _DECLARED + chart.svg + "\n")
             lines += [f"### Figure {chart.number}. {escaped(chart.title)}", "",
                       f"![{escaped(chart.title)}]({file.name})", "", escaped(chart.says), ""]  # fmt: skip
         if part.texts:
@@ -42,7 +43,7 @@ def written(parts: Sequence[Section], folder: Path, name: str = "report.md") -> 
             lines.append("")
         lines += [*(f"- {escaped(note)}" for note in part.notes), ""] if part.notes else []
     path = folder / name
-    path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    write_whole(path, "\n".join(lines).rstrip() + "\n")
     return path
 
 

@@ -10,10 +10,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from bild_dist.evaluation.report.charts import FAINT, INK, SOFT
+from bild_dist.evaluation.pictures import FAINT, INK, SOFT
 from bild_dist.evaluation.report.report import Section
 from bild_dist.evaluation.report.skin import PAGE, SCRIPT, SHEET
 from bild_dist.evaluation.report.texts import MEANING, SIGNS
+from bild_dist.evaluation.run.files import write_whole
 
 _VARIABLES: Final = {INK: "var(--ink)", SOFT: "var(--soft)", FAINT: "var(--line)",
                      "fill: #ffffff": "fill: var(--page)"}  # fmt: skip
@@ -23,7 +24,7 @@ _VARIABLES: Final = {INK: "var(--ink)", SOFT: "var(--soft)", FAINT: "var(--line)
 def written(parts: Sequence[Section], folder: Path, name: str = "report.html") -> Path:
     """Writes the page into a folder and returns its path."""
     path = folder / name
-    path.write_text(page(parts), encoding="utf-8")
+    write_whole(path, page(parts))
     return path
 
 

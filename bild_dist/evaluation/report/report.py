@@ -9,12 +9,14 @@ from typing import Any, Final
 
 from bild_dist.evaluation.costs.bill import Bill, bill_of
 from bild_dist.evaluation.costs.work import Meter
-from bild_dist.evaluation.report.charts import Chart, charts
+from bild_dist.evaluation.report import swept
+from bild_dist.evaluation.report.charts import Chart, charts, grid_charts
+from bild_dist.evaluation.report.files import Found
 from bild_dist.evaluation.report.models import Models, models_of
 from bild_dist.evaluation.report.runs import Key, Study, studies
 from bild_dist.evaluation.report.tables import Table, tables
 from bild_dist.evaluation.report.texts import Shown, shown
-from bild_dist.evaluation.run.record import Record
+from bild_dist.evaluation.sweep.study import Study as Sweep
 from bild_dist.types import Role
 
 TEXTS: Final = 6
@@ -43,21 +45,54 @@ class Section:
 
 
 def sections(
-    records: Sequence[Record],
+    found: Found,
     given: Mapping[Role, str],
     texts: int = TEXTS,
     notes: Sequence[str] = (),
 ) -> list[Section]:
-    """The report of these runs. `given`: where the models are, by role; `notes`: of what was not read,
-    which stand with the first section.
+    """The report of these runs and sweeps. `given`: where the models are, by role; `notes`: of what was not
+    read, which stand with the first section.
 
     Raises:
         ConfigError: a model that was named cannot be used, or matplotlib is not installed.
     """
-    found = [section(study, given, texts) for study in studies(records)]
+    parts = [section(study, given, texts) for study in studies(found.records)]
+    parts += [of_sweep(sweep, given, texts) for sweep in found.sweeps]
     if notes:
-        found[0] = replace(found[0], notes=[*notes, *found[0].notes])
-    return found
+        parts[0] = replace(parts[0], notes=[*notes, *parts[0].notes])
+    return parts
+
+
+def of_sweep(sweep: Sweep, given: Mapping[Role, str], texts: int) -> Section:
+    """One sweep. Raises as `sections`."""
+    study = swept.study_of(sweep, texts)
+    models = models_of(study.rows[0].record, given)
+    told = shown(study, models, texts)
+    notes = [*models.complaints] if told else []
+    bare = sum(not point.texts for point in sweep.points)
+    if bare:
+        notes.append(f"{bare} settings were predicted and not written: they are in no figure.")
+    if sweep.failed:
+        notes.append(f"{len(sweep.failed)} texts failed and are in no figure.")
+    lacks = []
+    if not swept.measured(sweep):
+        notes.append(
+            "Latencies of settings are predicted: the passes over a text, times what a pass took, and what a text "
+            "takes besides. That of the large model alone was measured."
+        )
+        how = str(sweep.environment.get("command", "bild sweep ..."))
+        lacks.append(Lack("Measured latencies", f"{how} --measure"))
+    evaluated = f"bild eval --task {shlex.quote(sweep.task)} --split {shlex.quote(sweep.split)}"
+    lacks.append(Lack("All other tables and figures", f"{evaluated} --out FILE.json"))
+    return Section(
+        study.title,
+        _ran_on(study),
+        swept.tables(sweep, study),
+        grid_charts(study),
+        told,
+        lacks,
+        notes,
+    )
 
 
 def section(study: Study, given: Mapping[Role, str], texts: int) -> Section:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from bild_dist.errors import ConfigError
@@ -50,10 +49,6 @@ _METRICS: Final = ("bleu", "rougeL", "chrf", "agreement", "perplexity")
 """Of these the first that a run has, where its task is not known here."""
 POINT: Final = 1.0
 """What the paper gives away for speed: one point of the metric (`Metric.point`)."""
-TITLES: Final = {
-    "bleu": "BLEU", "rougeL": "ROUGE-L", "chrf": "chrF", "agreement": "agreement",
-    "perplexity": "perplexity (lower is better)",
-}  # fmt: skip
 Key: TypeAlias = tuple[str, str, Options]
 """What tells a row from the others of its study: the small model, the name and all options."""
 
@@ -134,7 +129,7 @@ class Row:
 @dataclass(frozen=True, slots=True)
 class Study:
     """Runs that may stand in one table: the same texts, large model, and way to draw. `apart` says what
-    the title needs beside these, where another study has the same.
+    the title needs beside these, where another study has the same; `across` is what latencies are called.
     """
 
     task: str
@@ -144,6 +139,7 @@ class Study:
     metric: str
     rows: tuple[Row, ...]
     apart: str = ""
+    across: str = "latency, relative to the large model alone"
 
     @property
     def title(self) -> str:
@@ -156,7 +152,8 @@ class Study:
 
     @property
     def metric_title(self) -> str:
-        return TITLES.get(self.metric, self.metric)
+        lower = "" if self.judge.higher_is_better else " (lower is better)"
+        return self.judge.title + lower
 
     @property
     def point_title(self) -> str:
@@ -222,30 +219,6 @@ def within(study: Study, row: Row, quality: float, lost: float) -> bool:
 def model_of(record: Record, role: Role) -> str:
     """What a run calls its model of that role."""
     return str(record.models.get(role.value, {}).get("model", role.value))
-
-
-def read(paths: Sequence[Path], tell: Callable[[str], None] = lambda said: None) -> list[Record]:
-    """The records of files, and of folders all those that are records. `tell` hears which files of a
-    folder are none, and why.
-
-    Raises:
-        ConfigError: a file is no record, or there is none at all.
-    """
-    found: list[Record] = []
-    for path in paths:
-        if not path.is_dir():
-            found.append(Record.read(path))
-            continue
-        for file in sorted(path.glob("*.json")):
-            try:
-                found.append(Record.read(file))
-            except ConfigError as error:
-                tell(f"left out: {error}")
-    if not found:
-        raise ConfigError(
-            f"no records in {', '.join(map(str, paths))}: name files that bild eval wrote (--out FILE.json)"
-        )
-    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,8 @@ PAGE: Final = """<!doctype html>
 </head>
 <body>
 <h1>Big Little Decoder: tables and figures of these runs</h1>
-<p class="note">Numbered after the paper (Kim et al., NeurIPS 2023, arXiv 2302.07863).</p>
+<p class="note">Figures, and tables 1 and 5, have the numbers of the paper (Kim et al., NeurIPS 2023, arXiv 2302.07863);
+tables 2 to 4 have this report's own.</p>
 {% if parts | length > 1 %}
 <nav aria-label="Runs">{% for part in parts %}<a href="#study-{{ loop.index }}">{{ part.title }}</a>{% endfor %}</nav>
 {% endif %}
@@ -92,8 +93,8 @@ PAGE: Final = """<!doctype html>
 </details>
 {% endif %}
 {% for table in part.tables %}
-<h3>Table {{ table.number }}. {{ table.title }}</h3>
-<div class="scroll" tabindex="0" role="region" aria-label="Table {{ table.number }}">
+<h3>{{ table.heading }}</h3>
+<div class="scroll" tabindex="0" role="region" aria-label="{{ table.heading }}">
 <table>
 <thead><tr>{% for cell in table.head %}<th scope="col">{{ cell }}</th>{% endfor %}</tr></thead>
 <tbody>

@@ -1,5 +1,5 @@
-"""The paper's tables for a study: 1 and 5 quality and speed, 2 the models, 3 against speculative sampling,
-4 how often each model has the word.
+"""The tables of a study: 1 and 5 quality and speed, as in the paper; under numbers of our own 2 the models,
+3 against speculative sampling, 4 how often each model has the word.
 """
 
 from __future__ import annotations
@@ -16,13 +16,20 @@ from bild_dist.types import Role
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of words. The first column names the row; the others are figures."""
+    """Rows of words. The first column names the row; the others are figures. `number`: None of one
+    that belongs to a sweep.
+    """
 
-    number: int
+    number: int | None
     title: str
     note: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+
+    @property
+    def heading(self) -> str:
+        """Number and title."""
+        return self.title if self.number is None else f"Table {self.number}. {self.title}"
 
 
 def tables(study: Study, shapes: Mapping[Role, Shape]) -> list[Table]:
@@ -49,7 +56,7 @@ def _quality_and_speed(study: Study) -> Table | None:
             row = equal(study, lost, kinds=(Kind.BILD, Kind.EARLY_EXIT), small=small)
             if row is not None:
                 rows.append(_line(f"BiLD, {small}, {what}", row, study))
-            elif study.of(Kind.BILD, Kind.EARLY_EXIT, small=small):
+            elif study.placed(Kind.BILD, Kind.EARLY_EXIT, small=small):
                 missing = [f"BiLD, {small}, {what}", "no setting reaches it"]
                 rows.append([*missing, *[""] * 4])
     if len(rows) == 1:

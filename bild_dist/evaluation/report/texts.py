@@ -9,7 +9,7 @@ from typing import Final
 from bild_dist.evaluation.report.models import Models
 from bild_dist.evaluation.report.runs import Kind, Row, Study, equal
 from bild_dist.evaluation.run.record import TextRecord
-from bild_dist.types import Source
+from bild_dist.types import Distance, Source
 
 MEANING: Final = {
     Source.SMALL: "the small model, and it stood",
@@ -69,9 +69,11 @@ def _shown(row: Row, text: TextRecord, large: str, models: Models) -> Shown:
     if pieces is None or not spelled:
         # Another tokenizer, or a stop string cut the text: letters tell the truth at least.
         pieces = [SIGNS.get(Source(source), "?") for source in text.sources]
+    # As `alpha_rb`, which it is compared with.
+    unit = "" if row.options.distance in (Distance.TV, Distance.L2) else " nats"
     blank = [None] * len(text.tokens)
     tokens = [
-        Token(piece, source, _says(source, confidence, distance))
+        Token(piece, source, _says(source, confidence, distance, unit))
         for piece, source, confidence, distance in zip(
             pieces, text.sources, text.confidences or blank, text.distances or blank, strict=True
         )
@@ -79,10 +81,10 @@ def _shown(row: Row, text: TextRecord, large: str, models: Models) -> Shown:
     return Shown(text.id, row.name, tokens, text.text, large, spelled)
 
 
-def _says(source: str, confidence: float | None, distance: float | None) -> str:
+def _says(source: str, confidence: float | None, distance: float | None, unit: str) -> str:
     words = [source]
     if confidence is not None:
         words.append(f"confidence {confidence:.2f}")
     if distance is not None:
-        words.append(f"distance {distance:.2f} nats")
+        words.append(f"distance {distance:.2f}{unit}")
     return ", ".join(words)

@@ -44,6 +44,10 @@ class Fields:
         value = self._value(name, default)
         return int(self._checked(name, value, _whole(value), "a whole number of at least 0"))
 
+    def number(self, name: str) -> float:
+        value = self._value(name, None)
+        return float(self._checked(name, value, number(value), "a number"))
+
     def object(self, name: str, default: Mapping[str, Any] | None = None) -> Fields:
         return Fields.of(self._value(name, default), self.path(name))
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from bild_dist.errors import ConfigError
 
 
-def write_whole(path: Path, text: str, option: str = "") -> None:
-    """Replaces a file at once. `option`: what named it on the command line.
+def write_whole(path: Path, text: str | Iterable[str], option: str = "") -> None:
+    """Replaces a file at once. `text` may come in pieces, for what is too long to be held; `option`: what
+    named the file on the command line.
 
     Raises:
         ConfigError: it cannot be written.
     """
     part = path.with_name(path.name + ".part")
     try:
-        part.write_text(text, encoding="utf-8")
+        with part.open("w", encoding="utf-8") as file:
+            file.writelines([text] if isinstance(text, str) else text)
         part.replace(path)
     except OSError as error:
         title = f"{option} {path}".lstrip()
         raise ConfigError(f"{title} cannot be written: {error.strerror or error}") from None
+    finally:
+        # What is left of a failure is of no use, and maybe what the disk is full of.
+        with suppress(OSError):
+            part.unlink()

@@ -11,9 +11,9 @@ import asyncio
 import shlex
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
@@ -154,11 +154,20 @@ class Eval:
         return 1 if any(part.failed for part in parts.values()) else 0
 
     async def _measure(self) -> tuple[Measured, Partial]:
-        plan, status = self._plan, self._err.status("starting the workers")
-        with status:
-            async with opened(plan.config, plan.addresses, self._inproc) as decoder:
-                status.stop()
-                return await self._write(decoder)
+        plan = self._plan
+        async with AsyncExitStack() as stack:
+            with self._during("starting the workers"):
+                opening = opened(plan.config, plan.addresses, self._inproc)
+                decoder = await stack.enter_async_context(opening)
+            return await self._write(decoder)
+
+    @contextmanager
+    def _during(self, what: str) -> Iterator[None]:
+        """Says what takes time: on a terminal as long as it lasts, elsewhere once."""
+        if not self._err.is_terminal:
+            self._err.print(what)
+        with self._err.status(what):
+            yield
 
     async def _write(self, decoder: Decoder) -> tuple[Measured, Partial]:
         """All texts that are not there yet."""
@@ -174,7 +183,10 @@ class Eval:
             if done:
                 self._err.print(f"goes on after {done} of {len(todo)} texts")
             if done < len(todo):
-                await warm_up(decoder, items, [setting.options for setting in settings.values()])
+                with self._during(
+                    "warming up: a short text with each setting, which does not count"
+                ):
+                    await warm_up(decoder, items, [s.options for s in settings.values()])
             begun, tokens = now_ns(), 0
             with Bar(f"{plan.task.name}, {plan.split}", len(todo), done) as bar:
                 for step in todo:
@@ -252,24 +264,18 @@ class Eval:
         if not self._reads:
             return {}
         asked = [reading.Reading(self._prompts[name], text.tokens) for name, text in texts.items()]
-        with self._err.status("the large model reads"):
+        with self._during("the large model reads"):
             found = reading.nats(self._plan.config.large, asked, self._forced)
         return dict(zip(texts, found, strict=True))
 
     def _environment(self) -> dict[str, Any]:
-        versions, small, large = usage.versions(), self._infos[Role.SMALL], self._infos[Role.LARGE]
-        hardware = usage.hardware()
+        small, large = self._infos[Role.SMALL], self._infos[Role.LARGE]
         return {
-            **versions,
-            "cpu": hardware["processor"],
-            "hardware": hardware,
+            **usage.environment(self._command),
             "threads_small": small.threads,
             "threads_large": large.threads,
             "dtype": large.dtype,
             "transport": self._plan.config.orchestrator.transport,
             "rounds": self._plan.rounds,
             "items": self._asked,
-            "commit": usage.commit(),
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": self._command,
         }

@@ -135,7 +135,7 @@ def planned(argv: Sequence[str]) -> Plan:
     out = Path(asked["out"])
     if out.is_dir() or not out.parent.is_dir():
         raise ConfigError(f"--out {out}: name a file in a folder that exists")
-    config = config.overlaid(generate=defaults(task, config.generate))
+    config = config.overlaid(generate=defaults(task, config.generate, asked))
     config, title = compared(config, asked)
     return Plan(
         task=task,
@@ -180,13 +180,15 @@ def compared(config: Config, asked: Mapping[str, Any]) -> tuple[Config, str | No
     return dataclasses.replace(config, generate=options), name
 
 
-def defaults(task: Task, given: Options) -> dict[str, Any]:
-    """What a task would have of a request, where that was not given."""
+def defaults(task: Task, given: Options, said: Mapping[str, Any]) -> dict[str, Any]:
+    """What a task would have of a request, where that was not given. `said`: the command line, by which a
+    value is given even if it is the usual one.
+    """
     usual = Options()
     return {
         name: value
         for name, value in task.options.items()
-        if getattr(given, name) == getattr(usual, name)
+        if getattr(given, name) == getattr(usual, name) and said.get(name) is None
     }
 
 

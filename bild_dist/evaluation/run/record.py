@@ -188,7 +188,7 @@ class Part:
         failed = tuple(Failure.from_dict(f.found, f.where) for f in own.objects("failed"))
         if len({text.id for text in texts}) < len(texts):
             raise ConfigError(f"{own.path('texts')} has an id twice")
-        _check(figures)
+        check_figures(figures)
         return cls(
             setting=Setting.from_dict(setting.found, setting.where),
             texts=texts,
@@ -264,8 +264,10 @@ class Record:
         """Raises ConfigError if there is no such file, or it is no record of this format."""
         try:
             found = revived(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{path} cannot be read: {error}") from None
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{path} is no whole JSON ({error}): make it again") from None
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise ConfigError(
                 f"{path} is no record of `bild eval` of format {FORMAT}: make it again"
@@ -278,7 +280,7 @@ class Record:
             ) from None
 
 
-def _check(figures: Fields) -> None:
+def check_figures(figures: Fields) -> None:
     """Raises ConfigError for a figure whose numbers are none."""
     for name, value in figures.found.items():
         if not isinstance(value, Mapping):

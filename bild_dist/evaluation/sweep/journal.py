@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Self
@@ -17,6 +18,9 @@ _MOST: Final = 80
 class Journal:
     """Finished pieces by name, beside the file that they will become. Owned by one command.
 
+    The pieces stay in the file: each is read when somebody asks for it, and what is held is where it
+    begins. So the texts of many settings need the room of one.
+
     `identity`: what the pieces depend on. A journal of another identity is refused, by name.
 
     Raises:
@@ -25,26 +29,42 @@ class Journal:
 
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self._path = path
-        self._found: dict[str, Any] = {}
+        self._places: dict[str, int] = {}
+        """Of each piece the byte at which its line begins."""
         identity = json.loads(json.dumps(plain(identity)))
+        first = True
         try:
-            # A line that was being written when the machine stopped is not there.
-            text = path.read_text(encoding="utf-8") if path.exists() else ""
-            whole, _, torn = text.rpartition("\n")
-            lines = [json.loads(line) for line in whole.split("\n") if line]
-            # The first line says what the run is.
-            pieces = {line["key"]: revived(line["value"]) for line in lines[1:]}
-            if torn:
-                path.write_text(whole + "\n" if whole else "", encoding="utf-8")
+            for place, line in self._lines():
+                found = json.loads(line)
+                if first:
+                    # It says what the run is.
+                    self._check(found, identity)
+                    first = False
+                else:
+                    _ = found["value"]
+                    self._places[found["key"]] = place
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
                 f"{path}, which an interrupted run left, cannot be read ({error!r}): remove it to begin anew"
             ) from None
-        if lines:
-            self._check(lines[0], identity)
-            self._found = pieces
-        else:
+        if first:
             self._append(identity)
+
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        """Each whole line and where it begins. Cuts off a last one that was being written when the
+        machine stopped.
+        """
+        if not self._path.exists():
+            return
+        with self._path.open("rb+") as file:
+            place = 0
+            while line := file.readline():
+                if not line.endswith(b"\n"):
+                    file.truncate(place)
+                    return
+                if line.strip():
+                    yield place, line
+                place += len(line)
 
     def _check(self, found: Any, identity: dict[str, Any]) -> None:
         differs = first_difference(found if isinstance(found, dict) else {}, identity)
@@ -56,25 +76,39 @@ class Journal:
             )
 
     def __contains__(self, key: str) -> bool:
-        return key in self._found
+        return key in self._places
 
     def __getitem__(self, key: str) -> Any:
-        return self._found[key]
+        """Raises KeyError without such a piece, ConfigError where somebody else changed the file."""
+        place = self._places[key]
+        try:
+            with self._path.open("rb") as file:
+                file.seek(place)
+                found = json.loads(file.readline())
+            if found["key"] != key:
+                raise ValueError("another piece is there")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{self._path} was changed while a run used it ({error}): remove it to begin anew"
+            ) from None
+        return revived(found["value"])
 
     def put(self, key: str, value: Any) -> None:
         """Keeps a finished piece."""
-        self._append({"key": key, "value": value})
-        self._found[key] = value
+        self._places[key] = self._append({"key": key, "value": value})
 
-    def _append(self, line: dict[str, Any]) -> None:
+    def _append(self, line: dict[str, Any]) -> int:
+        """Returns where the line begins."""
         text = json.dumps(plain(line), ensure_ascii=False, allow_nan=False)
         try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(text + "\n")
+            with self._path.open("ab") as file:
+                place = file.tell()
+                file.write(text.encode() + b"\n")
         except OSError as error:
             raise ConfigError(
                 f"{self._path} cannot be written: {error.strerror or error}"
             ) from None
+        return place
 
     def close(self) -> None:
         """The command has come to its end: the journal goes."""

@@ -9,7 +9,6 @@ import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,11 +66,11 @@ def swept(sweep: Sweep, out: Path, command: str, inproc: InProcess) -> Study:
     """
     journal = Journal.beside(out, identity(sweep))
     about = {
-        **environment(command), "sweep": fingerprint(sweep), "identity": identity(sweep),
+        **usage.environment(command), "sweep": fingerprint(sweep), "identity": identity(sweep),
         "prompts": prompts(sweep),
     }  # fmt: skip
     study = asyncio.run(Stages(sweep, journal, about, inproc).run())
-    study.write(out)
+    study = study.write(out)
     journal.close()
     return study
 
@@ -114,14 +113,6 @@ def prompts(sweep: Sweep) -> list[str]:
     ]
 
 
-def environment(command: str) -> dict[str, Any]:
-    """What a run ran on."""
-    return {
-        "command": command, "commit": usage.commit(), **usage.versions(), **usage.hardware(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }  # fmt: skip
-
-
 def show(study: Study) -> None:
     """The front and what the predictions are worth, for people."""
     out = Console(highlight=False, markup=False, emoji=False)
@@ -159,12 +150,13 @@ def show(study: Study) -> None:
         out.print(
             f"Predicted from the {kind} text, large passes a token lie within 10 % of those "
             f"{_sources(found['sources'])} for {found['within_10_percent']:.0%} of {found['settings']} settings "
-            f"(median {found['median']:.1%}, most {found['most']:.1%})."
+            f"(median {found['median']:.1%}, most {found['most']:.1%}).",
+            soft_wrap=True,
         )
     spent = ", ".join(f"{stage} {ns / 1e9:.1f} s" for stage, ns in study.spent_ns.items())
-    out.print(f"Time: {spent}.")
+    out.print(f"Time: {spent}.", soft_wrap=True)
     for failure in study.failed:
-        out.print(f"{failure.id}: {failure.type}: {failure.message}")
+        out.print(f"{failure.id}: {failure.type}: {failure.message}", soft_wrap=True)
 
 
 def _sources(found: Mapping[str, int]) -> str:

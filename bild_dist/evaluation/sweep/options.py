@@ -87,7 +87,8 @@ def grid_options(top: Parser) -> None:
     task.add_argument("--template", metavar="TEXT", help="around every item, with {prompt} in it")
     grid = top.add_argument_group("the grid: values with commas between them")
     grid.add_argument("--alpha-fb", metavar="P,...", help=_shown(default.alpha_fb))
-    grid.add_argument("--alpha-rb", metavar="NATS,...", help=_shown(default.alpha_rb))
+    grid.add_argument("--alpha-rb", metavar="D,...",
+                      help=f"of distance ce, nats, as in all of a sweep {_shown(default.alpha_rb)}")  # fmt: skip
     grid.add_argument("--window", metavar="N,...", help=_shown(default.windows))
     grid.add_argument(
         "--schedule", metavar="NAMES", help="paper, through, overlap (default: the pair's)"
@@ -123,7 +124,7 @@ def asked(argv: Sequence[str], top: Parser | None = None) -> tuple[Asked, argpar
     known = {*vars(parser().parse_args(["--task", "x", "--out", "x"]))} - OWN
     settings = {name: value for name, value in values.items() if name in known}
     config, _ = settled(settings)
-    base = _base(config.generate, task)
+    base = _base(config.generate, task, values)
     config = config.overlaid(orchestrator={"concurrency": 1})
     out = Path(values["out"])
     if out.is_dir() or not out.parent.is_dir():
@@ -143,9 +144,9 @@ def asked(argv: Sequence[str], top: Parser | None = None) -> tuple[Asked, argpar
     ), words  # fmt: skip
 
 
-def _base(given: Options, task: Task) -> Options:
+def _base(given: Options, task: Task, said: Mapping[str, Any]) -> Options:
     """The options that all settings share: the task's own, unless the user said otherwise."""
-    base = given.merged(defaults(task, given))
+    base = given.merged(defaults(task, given, said))
     default = Options()
     for name in (*_GREEDY, *_UNREAD):
         value = getattr(base, name)

@@ -7,7 +7,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -27,6 +28,7 @@ from bild_dist.evaluation.sweep.pair import Pair, remembered
 from bild_dist.evaluation.sweep.reading import Reading, read
 from bild_dist.evaluation.sweep.replay import Marks, Played, changed, replay
 from bild_dist.evaluation.sweep.study import Point, Study, counted
+from bild_dist.evaluation.sweep.texts import Texts
 from bild_dist.evaluation.tasks.base import PLACE, Item
 from bild_dist.orchestrator.decoder import Decoder
 from bild_dist.orchestrator.prompt import prepare
@@ -210,9 +212,9 @@ class Stages:
 
     async def _write(
         self, pair: Pair, settings: Sequence[Setting]
-    ) -> tuple[dict[Rule, list[TextRecord]], dict[str, list[Played]]]:
+    ) -> tuple[dict[Rule, Texts], dict[str, list[Played]]]:
         """The texts of some settings, item by item, so that one item's rows are all there is to
-        remember; and the passes of each setting over its own text.
+        remember; and the passes of each setting over its own text. The texts stay in the journal.
         """
         started_ns = now_ns()
         rules = {rule(setting.options): setting.options for setting in settings}
@@ -223,25 +225,23 @@ class Stages:
             for s in settings
             if not (self._sweep.measure or s.options.mode in _ALONE)
         }
-        texts: dict[Rule, list[TextRecord]] = {key: [] for key in rules}
-        readings: dict[Rule, list[Marks]] = {key: [] for key in rules}
         with Bar("writing", len(self._items)) as bar:
             for number, item in enumerate(self._items):
-                key = f"written {item.id} "
                 for each, options in rules.items():
-                    name = key + "/".join(map(str, each))
+                    name = _written(item, each)
                     if name not in self._journal:
                         said = await self._one(pair, item, number, options, read=each in timed)
                         self._journal.put(name, said)
-                    found = self._journal[name]
-                    texts[each].append(TextRecord.from_dict(found["text"]))
-                    if found["reading"] is not None:
-                        readings[each].append(Marks.of(Reading.from_dict(found["reading"])))
                 pair.memory.forget()
                 bar.at(number + 1)
         self._spent["write"] += now_ns() - started_ns
-        played = {setting.name: self._own(setting.options, texts, readings) for setting in settings}
-        return texts, played
+        texts = {key: Texts(len(self._items), partial(self._texts, key)) for key in rules}
+        return texts, {s.name: self._own(s.options, texts) for s in settings}
+
+    def _texts(self, key: Rule) -> Iterator[TextRecord]:
+        """The texts of a rule as the journal has them."""
+        for item in self._items:
+            yield TextRecord.from_dict(self._journal[_written(item, key)]["text"])
 
     async def _one(
         self, pair: Pair, item: Item, number: int, options: Options, *, read: bool
@@ -256,15 +256,13 @@ class Stages:
         reading = (await self._reading(pair, item, text.tokens)).as_dict() if read else None
         return {"text": dataclasses.asdict(text), "reading": reading}
 
-    def _own(
-        self, options: Options, texts: Mapping[Rule, Sequence[TextRecord]],
-        readings: Mapping[Rule, Sequence[Marks]],
-    ) -> list[Played]:  # fmt: skip
+    def _own(self, options: Options, texts: Mapping[Rule, Sequence[TextRecord]]) -> list[Played]:
         """Passes of a setting over the texts that it really wrote."""
         ran = [counted(text) for text in texts[rule(options)]]
         if self._sweep.measure or options.mode in _ALONE:
             return ran
-        played = self._timed_by(readings[rule(options)], options)
+        said = (self._journal[_written(item, rule(options))]["reading"] for item in self._items)
+        played = self._timed_by([Marks.of(Reading.from_dict(one)) for one in said], options)
         if not _counts(options):
             return list(played)
         return [one._replace(wall_ns=other.wall_ns) for one, other in zip(ran, played, strict=True)]
@@ -311,7 +309,7 @@ class Stages:
         name, options = point.setting.name, point.setting.options
         source = "measured" if name in walls else "counted" if _counts(options) else "own text"
         return dataclasses.replace(
-            point, texts=tuple(texts[rule(options)]), ran=tuple(walls.get(name, played[name])),
+            point, texts=texts[rule(options)], ran=tuple(walls.get(name, played[name])),
             source=source,
         )  # fmt: skip
 
@@ -324,9 +322,9 @@ class Stages:
         resamples = Resamples(len(self._items))
 
         def figures(texts: Sequence[TextRecord]) -> dict[str, Any]:
-            found = {}
+            found, held = {}, tuple(texts)
             for metric in self._sweep.metrics:
-                marks = study.marks(metric, texts)
+                marks = study.marks(metric, held)
                 low, high = resamples.interval(marks)
                 found[metric.name] = {"value": marks.value, "low": low, "high": high,
                                       "signature": marks.signature}  # fmt: skip
@@ -364,6 +362,11 @@ class Stages:
                     "median": float(np.median(gaps)), "most": float(np.max(gaps)),
                 }  # fmt: skip
         return found
+
+
+def _written(item: Item, key: Rule) -> str:
+    """Under which name the journal has a text."""
+    return f"written {item.id} " + "/".join(map(str, key))
 
 
 def _counts(options: Options) -> bool:

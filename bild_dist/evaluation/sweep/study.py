@@ -8,19 +8,31 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 import numpy as np
 
 from bild_dist.errors import BildError, ConfigError
 from bild_dist.evaluation.metrics.base import Judged, Marks, Metric
+from bild_dist.evaluation.run.fields import Fields
 from bild_dist.evaluation.run.files import write_whole
-from bild_dist.evaluation.run.record import Failure, Part, Setting, TextRecord, plain, revived
+from bild_dist.evaluation.run.record import (
+    Failure,
+    Part,
+    Setting,
+    TextRecord,
+    check_figures,
+    plain,
+    revived,
+)
 from bild_dist.evaluation.sweep.reading import Reading
 from bild_dist.evaluation.sweep.replay import Played
+from bild_dist.evaluation.sweep.texts import Texts, in_line
 from bild_dist.evaluation.tasks.base import Item
 from bild_dist.types import Mode
 
@@ -28,6 +40,10 @@ FORMAT: Final = 1
 _KIND: Final = "sweep"
 _MS: Final = 1e-6
 """Milliseconds a nanosecond."""
+_POINTS: Final = '"points": [\n'
+_END: Final = "]}\n"
+"""A file has each setting in a line of its own between these two, so that none but one is held."""
+_BEGINS: Final = re.compile(rb'\s*\{\s*"format"\s*:\s*\d+\s*,\s*"kind"\s*:\s*"sweep"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +57,7 @@ class Point:
 
     setting: Setting
     played: tuple[Played, ...]
-    texts: tuple[TextRecord, ...] = ()
+    texts: Sequence[TextRecord] = ()
     ran: tuple[Played, ...] = ()
     source: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
@@ -87,13 +103,15 @@ class Point:
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Self:
+        figures = Fields.of(found["figures"], "figures")
+        check_figures(figures)
         return cls(
             setting=Setting.from_dict(found["setting"]),
             played=tuple(Played(*text) for text in found["played"]),
             texts=tuple(TextRecord.from_dict(text) for text in found["texts"]),
             ran=tuple(Played(*text) for text in found["ran"]),
             source=(found["run"] or {}).get("source", ""),
-            figures=found["figures"],
+            figures=figures.found,
         )
 
 
@@ -137,7 +155,13 @@ class Study:
         )
 
     def as_dict(self) -> dict[str, Any]:
+        """All but the settings are held at once anyway: for a file see `write`."""
+        return {**self._head(), "points": [point.as_dict() for point in self.points]}
+
+    def _head(self) -> dict[str, Any]:
+        """All but the settings."""
         found = {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}
+        del found["points"]
         for name in (Mode.LARGE.value, Mode.SMALL.value, "middle"):
             found[name] = found[name].as_dict()
         return {
@@ -145,7 +169,6 @@ class Study:
             "kind": _KIND,
             **found,
             "items": [{"id": i.id, "references": list(i.references)} for i in self.items],
-            "points": [point.as_dict() for point in self.points],
             "failed": [failure.as_dict() for failure in self.failed],
             "readings": {n: [r.as_dict() for r in read] for n, read in self.readings.items()},
         }
@@ -164,33 +187,122 @@ class Study:
             points = [_played(point) if point.source == "counted" else point for point in points]
         values["points"] = tuple(points)
         values["failed"] = tuple(Failure.from_dict(failure) for failure in found["failed"])
+        for kind, said in found["difference"].items():
+            known = Fields.of(said, f"difference.{kind}")
+            for name in ("settings", "within_10_percent", "median", "most"):
+                known.number(name)
         values["readings"] = {
             name: tuple(Reading.from_dict(reading) for reading in read)
             for name, read in found["readings"].items()
         }
-        return cls(**values)
+        study = cls(**values)
+        for part in (study.large, study.small, study.middle):
+            if [text.id for text in part.texts] != [item.id for item in study.items]:
+                raise ConfigError(f"{part.setting.name} has other texts than the items")
+        if study.metric not in study.large.figures:
+            raise ConfigError(f"large has no figure of {study.metric}")
+        for point in study.points:
+            study.check(point)
+        return study
 
-    def write(self, path: Path) -> None:
-        """Whole or not at all. Raises ConfigError if it cannot be written."""
-        text = json.dumps(plain(self.as_dict()), ensure_ascii=False, allow_nan=False)
-        write_whole(path, text + "\n")
+    def write(self, path: Path) -> Self:
+        """Whole or not at all. Returns it with the texts of its settings left in that file.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        places: list[int] = []
+
+        def lines() -> Iterator[str]:
+            head = _json(self._head()).removesuffix("}") + ", " + _POINTS
+            yield head
+            place = len(head.encode())
+            for number, point in enumerate(self.points, start=1):
+                places.append(place)
+                line = _json(point.as_dict()) + ("," if number < len(self.points) else "") + "\n"
+                yield line
+                place += len(line.encode())
+            yield _END
+
+        write_whole(path, lines())
+        points = (
+            _left(point, path, place) for point, place in zip(self.points, places, strict=True)
+        )
+        return dataclasses.replace(self, points=tuple(points))
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Raises ConfigError if there is no such file, or it is none of `bild sweep`."""
+        """Leaves the texts of the settings in the file.
+
+        Raises:
+            ConfigError: there is no such file, or it is none of `bild sweep`.
+        """
         try:
-            found = revived(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path} cannot be read: {error}") from None
+            with path.open("rb") as file:
+                return cls._read(path, file)
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{path} is no whole JSON ({error}): make it again") from None
+        except KeyError as error:
+            raise ConfigError(
+                f"{path} is no whole sweep ({error} is missing): make it again"
+            ) from None
+        except (TypeError, AttributeError) as error:
+            raise ConfigError(f"{path} is no whole sweep ({error!r}): make it again") from None
+
+    @classmethod
+    def _read(cls, path: Path, file: BinaryIO) -> Self:
+        first = file.readline()
+        lined = first.endswith(_POINTS.encode())
+        # Older files, and those that somebody has formatted, are held whole.
+        found = revived(json.loads(first + (_END.encode() if lined else file.read())))
         known = isinstance(found, dict) and found.get("kind") == _KIND
         if not known or found.get("format") != FORMAT:
             raise ConfigError(
                 f"{path} is no file of `bild sweep` of format {FORMAT}: make it again"
             )
         try:
-            return cls.from_dict(found)
-        except (KeyError, TypeError, BildError) as error:
-            raise ConfigError(f"{path} is no whole sweep ({error!r}): make it again") from None
+            study = cls.from_dict(found)
+            points = []
+            while lined:
+                place = file.tell()
+                line = file.readline()
+                if line == _END.encode():
+                    break
+                point = Point.from_dict(revived(json.loads(line.rstrip().removesuffix(b","))))
+                study.check(point)
+                points.append(_left(point, path, place))
+        except (ValueError, BildError) as error:
+            raise ConfigError(f"{path} is no whole sweep ({error}): make it again") from None
+        return dataclasses.replace(study, points=tuple(points)) if lined else study
+
+    def check(self, point: Point) -> None:
+        """Raises ConfigError for a setting that has not one of everything for each item."""
+        for said, there in (("played", point.played), ("texts", point.texts), ("ran", point.ran)):
+            if len(there) != len(self.items) and (there or said == "played"):
+                raise ConfigError(
+                    f"{point.setting.name} has {len(there)} {said} for {len(self.items)} items"
+                )
+
+
+def is_one(path: Path) -> bool:
+    """Whether a file says of itself that it is of `bild sweep`, without reading more than its beginning."""
+    try:
+        with path.open("rb") as file:
+            return _BEGINS.match(file.read(200)) is not None
+    except OSError:
+        return False
+
+
+def _json(value: Any) -> str:
+    return json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
+
+
+def _left(point: Point, path: Path, place: int) -> Point:
+    """The same with its texts left in the file where its line begins there."""
+    texts = Texts(len(point.texts), partial(in_line, path, place)) if point.texts else ()
+    return dataclasses.replace(point, texts=texts)
 
 
 def _played(point: Point) -> Point:

@@ -15,6 +15,9 @@ SUMMARISE: Final = (
     "Summarise this description of a software package in one line of at most ten words. "
     "Answer with that line only.\n\n{prompt}"
 )
+LINE: Final = 64
+"""Tokens that a line may have. The longest of the authors' own has about 30; a model that does not come to an
+end is cut here, and not after a page."""
 
 
 def tasks() -> list[Task]:
@@ -22,7 +25,7 @@ def tasks() -> list[Task]:
     return [
         Task(
             name="debian-synopsis", read=partial(_items, "debian-synopsis"), metric="rougeL",
-            prefix="summarize: ", template=SUMMARISE,
+            prefix="summarize: ", template=SUMMARISE, options={"max_new_tokens": LINE},
         ),
         Task(
             name="debian-de-en", read=partial(_items, "debian-de-en"), metric="bleu",
