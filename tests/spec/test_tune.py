@@ -266,7 +266,7 @@ def test_a_pair_is_tuned_in_one_command(
 
     async def timed(_: Any) -> Costs:
         # On a busy machine toys may take as long as one another.
-        return Costs(small_ns=1_000_000, large_ns=9_000_000)
+        return Costs(small_ns=50_000, large_ns=4_000_000)
 
     monkeypatch.setattr(timing, "measured", timed)
     high = ("--floor", "agreement=0.999", "--mode", "bild,exact", "--schedule", "through")
