@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import threading
 import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,6 +86,19 @@ def test_a_sweep_predicts_writes_and_draws(whole: tuple[Study, Path]) -> None:
     for kind in ("png", "svg"):
         assert (folder / f"plot.{kind}").stat().st_size > 1000
     assert not list(folder.glob("*.partial.jsonl"))
+
+
+def test_a_long_prediction_holds_nobody_up(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made beside the loop, on which the heartbeats of the workers of this process arrive."""
+    made, whole = [], Stages._predicted
+
+    def told(stages: Stages, settings: Any) -> Any:
+        made.append(threading.current_thread() is threading.main_thread())
+        return whole(stages, settings)
+
+    monkeypatch.setattr(Stages, "_predicted", told)
+    swept(task, *GRID)
+    assert made == [False]
 
 
 def test_the_recorded_setting_is_predicted_exactly(task: Path) -> None:

@@ -99,7 +99,8 @@ class Stages:
         async with remembered(sweep.config, Memory()) as pair:
             await self._read(pair)
             settings = sweep.grid.settings()
-            points = self._predicted(settings)
+            # Aside: the workers of this process take a loop that is busy for ten seconds for a lost one.
+            points = await asyncio.to_thread(self._predicted, settings)
             wanted = self._wanted(points)
             texts, played = await self._write(pair, [p.setting for p in wanted])
         walls: Mapping[str, Sequence[Played]] = {}
