@@ -37,6 +37,7 @@ from bild_dist.evaluation.corpora import named
 from bild_dist.types import Schedule
 
 SMALLS = ("unaligned", "aligned")
+_ROOT = Path(__file__).parents[2]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,8 +46,10 @@ def main(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     log.configure()
     try:
-        # Of everybody's own folders: the file is committed.
-        command = shlex.join(["measure.py", *argv]).replace(str(Path.home()), "~")
+        # The file is committed: no folders of this machine.
+        command = shlex.join(["measure.py", *argv])
+        for folder, name in ((f"{_ROOT}/", ""), (str(Path.home()), "~")):
+            command = command.replace(folder, name)
         return Measurement(_asked(argv), command).run()
     except BildError as error:
         sys.stderr.write(f"measure: {error}\n")
@@ -62,8 +65,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--corpus", required=True, metavar="NAME", help=", ".join(named.names()))
     top.add_argument("--split", default="test", choices=named.SPLITS)
     top.add_argument("--count", type=int, metavar="N", help="take the first N texts only")
-    top.add_argument("--setting", nargs="+", default=["0.5/2", "0.4/2", "0.3/2"], metavar="FB/RB",
-                     help="thresholds of mode bild: ALPHA_FB/ALPHA_RB (default: 0.5/2 0.4/2 0.3/2)")  # fmt: skip
+    top.add_argument("--setting", nargs="+", default=["0.5/2", "0.3/2", "0.2/2"], metavar="FB/RB",
+                     help="thresholds of mode bild: ALPHA_FB/ALPHA_RB (default: 0.5/2 0.3/2 0.2/2)")  # fmt: skip
     top.add_argument("--schedule", default="through", choices=[s.value for s in Schedule])
     top.add_argument("--threads", type=int, default=2, metavar="N",
                      help="of transformers and of each worker (default: 2)")  # fmt: skip
