@@ -28,7 +28,7 @@ import torch
 from torch.nn.functional import embedding, scaled_dot_product_attention
 
 from bild_dist.kv.cache import SlotCache
-from bild_dist.model.parts import Joined, Norm, Rows, joinable, matrices
+from bild_dist.model.parts import Joined, Norm, Rows, Source, joinable, matrices
 
 _FAMILIES: Final = (
     "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM",
@@ -69,7 +69,7 @@ class LlamaDecoder:
         self._model, self._angles = model, decoder.rotary_emb
         self._layers = [_layer(layer, self._heads, self._keyed) for layer in decoder.layers]
         self._embed = decoder.embed_tokens.weight.detach()
-        self._last = Norm(decoder.norm.weight, decoder.norm.variance_epsilon)
+        self._last = Norm.of(decoder.norm)
         self._near = self._far = torch.empty(0, 1, self._size)
         self._nothing = torch.zeros(1, 1, 1)
 
@@ -94,7 +94,7 @@ class LlamaDecoder:
     def matrices(self) -> Sequence[Joined]:
         return matrices(self._layers)
 
-    def source(self, states: torch.Tensor) -> Sequence[tuple[torch.Tensor, torch.Tensor]]:
+    def source(self, ids: torch.Tensor) -> Source:
         """Nothing: there is no source."""
         return ()
 
@@ -103,7 +103,7 @@ class LlamaDecoder:
         ids: torch.Tensor,
         at: int,
         cache: SlotCache,
-        source: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        source: Source,
         rows: int,
     ) -> torch.Tensor:
         count, heads, size, inner = len(ids), self._heads, self._size, self._inner
@@ -186,9 +186,8 @@ class LlamaDecoder:
 
 def _layer(layer: Any, heads: int, keyed: int) -> _Layer:
     own, feed = layer.self_attn, layer.mlp
-    first, second = layer.input_layernorm, layer.post_attention_layernorm
     return _Layer(
-        norms=(Norm(first.weight, first.variance_epsilon), Norm(second.weight, second.variance_epsilon)),
+        norms=(Norm.of(layer.input_layernorm), Norm.of(layer.post_attention_layernorm)),
         joined=Joined(own.q_proj, own.k_proj, own.v_proj),
         even=_even(own, heads, keyed) if hasattr(own, "q_norm") else None,
         out=Joined(own.o_proj), opened=Joined(feed.gate_proj, feed.up_proj),

@@ -22,6 +22,8 @@ from bild_dist.model.packed import SMALLEST, PackedLinear, turned
 
 Rows: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 """From rows to as many others."""
+Source: TypeAlias = Sequence[tuple[torch.Tensor, torch.Tensor]]
+"""What each layer keeps of an encoded source; nothing where there is none."""
 
 
 class Joined:
@@ -73,6 +75,11 @@ class Norm:
         self._weight = weight.detach()
         self._epsilon = torch.full((1, 1, 1), epsilon)
         self._share = 1 / weight.shape[-1]
+
+    @classmethod
+    def of(cls, module: Any) -> Norm:
+        """The same as a module of transformers."""
+        return cls(module.weight, module.variance_epsilon)
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         squares = torch.baddbmm(self._epsilon, rows, rows.transpose(1, 2), alpha=self._share)

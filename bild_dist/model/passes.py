@@ -23,7 +23,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from bild_dist.errors import WorkerFault
 from bild_dist.kv.cache import SlotCache, with_source
 from bild_dist.model.foreign import first_line
-from bild_dist.model.plain import PlainDecoder, Source
+from bild_dist.model.parts import Source
+from bild_dist.model.plain import PlainDecoder
 
 
 @dataclass(slots=True)

@@ -8,17 +8,14 @@ which a model sees at start-up (`startup.py`); where it does not, the modules ru
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import torch
 
 from bild_dist.kv.cache import SlotCache
 from bild_dist.model.llama import LlamaDecoder
-from bild_dist.model.parts import Joined
+from bild_dist.model.parts import Joined, Source
 from bild_dist.model.t5 import T5Decoder
-
-Source: TypeAlias = Sequence[tuple[torch.Tensor, torch.Tensor]]
-"""What each layer keeps of an encoded source; nothing where there is none."""
 
 
 class PlainDecoder(Protocol):

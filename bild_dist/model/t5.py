@@ -17,16 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, Self
 
 import torch
 from torch.nn.functional import embedding
 
 from bild_dist.kv.cache import SlotCache
-from bild_dist.model.parts import Joined, Norm, joinable, matrices
-from bild_dist.model.t5_encoder import Layer, T5Encoder, attended, biases, merged, norm_of
-
-Source: TypeAlias = Sequence[tuple[torch.Tensor, torch.Tensor]]
+from bild_dist.model.parts import Joined, Norm, Source, joinable, matrices
+from bild_dist.model.t5_encoder import Layer, T5Encoder, attended, biases, merged
 
 _FAMILIES: Final = ("T5ForConditionalGeneration", "MT5ForConditionalGeneration")
 
@@ -42,7 +40,9 @@ class _Layer:
 
 
 class T5Decoder:
-    """Passes of one model. Immutable; keys and values of a text lie in its slot."""
+    """Passes of one model. Immutable but for its table of biases, which grows; keys and values of a text
+    lie in its slot.
+    """
 
     def __init__(self, model: Any) -> None:
         config, decoder = model.config, model.decoder
@@ -53,8 +53,7 @@ class T5Decoder:
         self._far = Joined(*(part for each in far for part in (each.k, each.v)))
         self._embed = decoder.embed_tokens.weight.detach()
         self._model = model
-        last = decoder.final_layer_norm
-        self._last = Norm(last.weight, last.variance_epsilon)
+        self._last = Norm.of(decoder.final_layer_norm)
         # mT5 never does. Before its own setting T5 did so where embedding and head are one.
         old = config.model_type == "t5" and config.tie_word_embeddings
         scaled = getattr(config, "scale_decoder_outputs", old)
@@ -131,4 +130,6 @@ class T5Decoder:
 
 def _layer(attention: Any, far: Any, feed: Any) -> _Layer:
     answers = far.EncDecAttention
-    return _Layer(Layer.of(attention, feed), norm_of(far), Joined(answers.q), Joined(answers.o))
+    return _Layer(
+        Layer.of(attention, feed), Norm.of(far.layer_norm), Joined(answers.q), Joined(answers.o)
+    )

@@ -44,8 +44,8 @@ class Layer:
         own, inside = attention.SelfAttention, feed.DenseReluDense
         gated = hasattr(inside, "wi_0")
         return cls(
-            first=norm_of(attention), joined=Joined(own.q, own.k, own.v), out=Joined(own.o),
-            last=norm_of(feed),
+            first=Norm.of(attention.layer_norm), joined=Joined(own.q, own.k, own.v), out=Joined(own.o),
+            last=Norm.of(feed.layer_norm),
             opened=Joined(inside.wi_0, inside.wi_1) if gated else Joined(inside.wi),
             act=_act(inside.act), closed=Joined(inside.wo), inner=inside.wo.in_features,
         )  # fmt: skip
@@ -66,9 +66,7 @@ class T5Encoder:
         self._heads, self._size = heads, size
         self._embed = encoder.embed_tokens.weight.detach()
         self._layers = [Layer.of(*block.layer) for block in encoder.block]
-        self._last = Norm(
-            encoder.final_layer_norm.weight, encoder.final_layer_norm.variance_epsilon
-        )
+        self._last = Norm.of(encoder.final_layer_norm)
         self._attention = encoder.block[0].layer[0].SelfAttention
 
     @property
@@ -97,11 +95,6 @@ def _act(module: Any) -> Rows:
         return partial(gelu, approximate="tanh")
     forward: Rows = module.forward
     return forward
-
-
-def norm_of(part: Any) -> Norm:
-    """The norm in front of a part of a block."""
-    return Norm(part.layer_norm.weight, part.layer_norm.variance_epsilon)
 
 
 def attended(
