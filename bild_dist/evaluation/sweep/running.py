@@ -102,7 +102,8 @@ class Stages:
             # Aside: the workers of this process take a loop that is busy for ten seconds for a lost one.
             points = await asyncio.to_thread(self._predicted, settings)
             wanted = self._wanted(points)
-            texts, played = await self._write(pair, [p.setting for p in wanted])
+            texts = await self._write(pair, [p.setting for p in wanted])
+        played = {p.setting.name: self._own(p.setting.options, texts) for p in wanted}
         walls: Mapping[str, Sequence[Played]] = {}
         if sweep.measure:
             walls = await self._measured([point.setting for point in wanted])
@@ -211,11 +212,9 @@ class Stages:
 
         return front(points, quality=quality, latency=lambda p: p.latency_ms, slack=NEAR)
 
-    async def _write(
-        self, pair: Pair, settings: Sequence[Setting]
-    ) -> tuple[dict[Rule, Texts], dict[str, list[Played]]]:
+    async def _write(self, pair: Pair, settings: Sequence[Setting]) -> dict[Rule, Texts]:
         """The texts of some settings, item by item, so that one item's rows are all there is to
-        remember; and the passes of each setting over its own text. The texts stay in the journal.
+        remember. They stay in the journal.
         """
         started_ns = now_ns()
         rules = {rule(setting.options): setting.options for setting in settings}
@@ -236,8 +235,7 @@ class Stages:
                 pair.memory.forget()
                 bar.at(number + 1)
         self._spent["write"] += now_ns() - started_ns
-        texts = {key: Texts(len(self._items), partial(self._texts, key)) for key in rules}
-        return texts, {s.name: self._own(s.options, texts) for s in settings}
+        return {key: Texts(len(self._items), partial(self._texts, key)) for key in rules}
 
     def _texts(self, key: Rule) -> Iterator[TextRecord]:
         """The texts of a rule as the journal has them."""
