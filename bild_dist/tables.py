@@ -3,13 +3,58 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from bild_dist.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpConfig:
-    """What `bild serve` offers over HTTP."""
+    """What `bild serve` offers over HTTP. Raises ConfigError when a value is out of its range."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Any but this host's own needs keys."""
+    port: int = 8000
+    """0 lets the system choose."""
+    name: str = "bild"
+    """What requests call the pair (`model`), beside `small` and `large` for one model alone."""
+    concurrency: int = 8
+    """Texts that are written at once, from 1 to the workers' slots. In place of [orchestrator]
+    concurrency, which is for files.
+    """
+    queue: int = 16
+    """Texts that may wait for their turn, from 0; what comes beyond is refused at once (429)."""
+    deadline: float = 600.0
+    """Seconds that a request has at most, from when its body is there (504); it may ask for fewer."""
+    body_limit: int = 1024 * 1024
+    """Bytes of a request's body, at most (413). A prompt is tokenised in one go, so this bounds for
+    how long others wait: about a third of a second for each million.
+    """
+    stall: float = 30.0
+    """Seconds that a client may take to send its body (408), or take nothing of a stream (it is
+    dropped)."""
+    drain: float = 30.0
+    """Seconds that requests under way may take to end once the server is told to stop, from 0."""
+    keys_env: str = "BILD_API_KEYS"
+    """Environment variable with the API keys, parted by commas."""
+    keys_file: str = ""
+    """File with one API key a line, beside or in place of the variable."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("concurrency", 1), ("queue", 0), ("body_limit", 1024), ("port", 0)):
+            at_least(self, name, least)
+        if self.port > 65535:
+            raise ConfigError(f"port = {self.port} must be at most 65535")
+        for name in ("deadline", "stall", "drain"):
+            value = getattr(self, name)
+            good = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (good and 0 <= value < inf and (value > 0 or name == "drain")):
+                raise ConfigError(f"{name} = {value!r} must be a number of seconds above 0")
+        for name in ("host", "name", "keys_env", "keys_file"):
+            if not isinstance(getattr(self, name), str):
+                raise ConfigError(f"{name} = {getattr(self, name)!r} must be a string")
+        if not self.host or not self.name:
+            raise ConfigError(f"{'name' if self.host else 'host'} = '' must not be empty")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

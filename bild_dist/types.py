@@ -325,6 +325,8 @@ class Result:
     sources: tuple[Source, ...]
     finish_reason: FinishReason
     trace: Trace = field(default_factory=Trace)
+    prompt_tokens: int = 0
+    """How many ids of the prompt were read: by the encoder, where there is one."""
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON object of the command line, without its `id`."""

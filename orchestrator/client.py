@@ -132,6 +132,11 @@ class WorkerClient:
             self._lose(WorkerUnavailable(f"the connection to {self._who} was closed"))
             await self._channel.close()
 
+    @property
+    def silent_ns(self) -> int:
+        """For how long the worker's event loop has not answered a heartbeat."""
+        return now_ns() - self._heard_ns
+
     def close(self) -> None:
         """Ends the connection in good order, after what is queued. `run` returns."""
         self._outbox.put_nowait(Bye(reason="done"))

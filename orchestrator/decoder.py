@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from typing import Any, Self
 
 from bild_dist.clock import now_ns
-from bild_dist.errors import BildError, LocalProtocolError
+from bild_dist.errors import BildError, LocalProtocolError, WorkerUnavailable
 from bild_dist.orchestrator.client import WorkerClient
 from bild_dist.orchestrator.dispatcher import Dispatcher
 from bild_dist.orchestrator.pairing import check_pair, schedule_for
@@ -50,6 +50,17 @@ class Generation:
     def done(self) -> bool:
         """Whether the text is complete, or will never be."""
         return self._result.done()
+
+    def ready(self) -> list[TokenEvent]:
+        """The tokens that nobody has taken yet, without waiting for more."""
+        events: list[TokenEvent] = []
+        while not self._events.empty():
+            event = self._events.get_nowait()
+            if event is None:  # the end stays, for whoever waits for it
+                self._events.put_nowait(None)
+                break
+            events.append(event)
+        return events
 
     async def result(self) -> Result:
         """The finished text.
@@ -107,9 +118,8 @@ class Decoder:
                 self.workers[role] = client
             small, large = self.workers[Role.SMALL], self.workers[Role.LARGE]
             check_pair(small.info, large.info)
-            concurrency = min(self._concurrency, small.info.slots, large.info.slots)
             self._dispatcher = await self._stack.enter_async_context(
-                Dispatcher(self.workers, concurrency, self._record)
+                Dispatcher(self.workers, self.concurrency, self._record)
             )
             if self._text is None:
                 self._text = await _fetch_text(large)
@@ -128,15 +138,33 @@ class Decoder:
         """The tokenizer of the pair, once the decoder has been entered."""
         return self._text
 
+    @property
+    def concurrency(self) -> int:
+        """How many texts are written at once: what was asked for, or what the workers hold."""
+        return min(self._concurrency, *(worker.info.slots for worker in self.workers.values()))
+
+    async def lost(self) -> BildError:
+        """Waits until a worker is lost, and says why. From then on nothing more is written."""
+        await self._dispatcher.broken()
+        errors = [worker.lost for worker in self.workers.values() if worker.lost is not None]
+        return errors[0] if errors else WorkerUnavailable("the decoder was closed")
+
     def worker_failed(self, role: Role, error: BildError) -> None:
         """Somebody who watches the process knows that it has gone."""
         if role in self.workers:
             self.workers[role].fail(error)
 
-    def stream(self, prompt: Prompt, **options: Any) -> Generation:
+    @property
+    def options(self) -> Options:
+        """What a request gets that does not choose for itself."""
+        return self._options
+
+    def stream(
+        self, prompt: Prompt, *, record: Record | None = None, **options: Any
+    ) -> Generation:
         """Starts a text; its tokens come as TokenEvents once they can no longer change.
 
-        `options` are the fields of `types.Options`.
+        `options` are the fields of `types.Options`; `record` is told of every step of this request.
 
         Raises (here or while iterating):
             InvalidRequest: a bad option or prompt.
@@ -148,7 +176,9 @@ class Decoder:
             merged = merged.merged({"schedule": schedule_for(small, large, merged)})
         generation = Generation()
         started_ns = now_ns()
-        work = self._write(prompt, merged, generation._events, generation._result, started_ns)
+        work = self._write(
+            prompt, merged, generation._events, generation._result, started_ns, record
+        )
         generation._task = self._dispatcher.spawn(work)
         return generation
 
@@ -167,10 +197,11 @@ class Decoder:
         events: asyncio.Queue[TokenEvent | None],
         result: asyncio.Future[Result],
         started_ns: int,
+        record: Record | None,
     ) -> None:
         """The task of one request. Every way out sets `result` and ends `events`."""
         try:
-            value = await self._decode(prompt, options, events, started_ns)
+            value = await self._decode(prompt, options, events, started_ns, record)
             if not result.done():
                 result.set_result(value)
         except asyncio.CancelledError:
@@ -191,12 +222,13 @@ class Decoder:
         options: Options,
         events: asyncio.Queue[TokenEvent | None],
         started_ns: int,
+        record: Record | None,
     ) -> Result:
         if self._text is None:
             raise LocalProtocolError("the decoder has not been entered")
         work = await prepare(prompt, options, self.workers, self._text)
         writer = _Writer(self._text.stream(options.stop), events)
-        outcome = await self._dispatcher.decode(work, writer, writer.give, started_ns)
+        outcome = await self._dispatcher.decode(work, writer, writer.give, started_ns, record)
         finish = outcome.finish
         if finish.reason is None:
             raise (
@@ -208,6 +240,7 @@ class Decoder:
             sources=outcome.sources,
             finish_reason=finish.reason,
             trace=outcome.trace,
+            prompt_tokens=len(work.source or work.ids),
         )
 
 

@@ -5,18 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from typing import Final
 
-from bild_dist.clock import now_ns
 from bild_dist.config import Config, WorkerConfig
 from bild_dist.errors import BildError, ConfigError, WorkerUnavailable
+from bild_dist.orchestrator.patience import BACKOFF_S, Patience
 from bild_dist.orchestrator.supervisor import Child, Supervisor
 from bild_dist.types import Role
-
-BACKOFF_S: Final = (0.5, 2.0, 8.0, 30.0)
-"""Pauses before a worker that ended is started again; after the last it is given up."""
-STEADY_NS: Final = 60_000_000_000
-"""A worker that ran for so long is steady: its next end starts the pauses anew."""
 
 
 def main(config: Config) -> int:
@@ -56,9 +50,9 @@ class _Launch:
 
     async def _keep(self, supervisor: Supervisor, role: Role, worker: WorkerConfig) -> None:
         """One worker, started again when it ends, until that has failed too often."""
-        pauses = list(BACKOFF_S)
+        patience = Patience()
         while True:
-            started_ns = now_ns()
+            patience.begin()
             try:
                 child = await supervisor.start(role, worker, worker.listen)
                 ended = self._ended[child] = asyncio.get_running_loop().create_future()
@@ -72,14 +66,12 @@ class _Launch:
             except BildError as failure:
                 error = failure
             _say(f"{role} worker lost: {error}")
-            if now_ns() - started_ns > STEADY_NS:
-                pauses = list(BACKOFF_S)
-            if not pauses:
+            pause_s = patience.pause_s()
+            if pause_s is None:
                 self._give_up(
                     WorkerUnavailable(f"gave up after {len(BACKOFF_S) + 1} starts: {error}")
                 )
                 return
-            pause_s = pauses.pop(0)
             _say(f"{role} worker starts again in {pause_s:g} s")
             await asyncio.sleep(pause_s)
 

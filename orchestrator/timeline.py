@@ -24,11 +24,11 @@ from bild_dist.types import Role
 
 def stories(moments: Iterable[Moment]) -> list[Story]:
     """The requests of a recording, in the order in which they began."""
-    tellers: dict[int, _Teller] = {}
+    tellers: dict[int, Teller] = {}
     for session, at_ns, what in moments:
         teller = tellers.get(session)
         if teller is None:
-            teller = tellers[session] = _Teller(Story(session, at_ns, at_ns))
+            teller = tellers[session] = Teller(Story(session, at_ns, at_ns))
         teller.take(at_ns, what)
     return [teller.story for teller in tellers.values()]
 
@@ -58,8 +58,8 @@ class _Lane:
     fresh: bool = True
 
 
-class _Teller:
-    """Follows one request through its moments. Owned by `stories`."""
+class Teller:
+    """Follows one request through its moments, and grows its story. Owned by whoever makes it."""
 
     def __init__(self, story: Story) -> None:
         self.story = story
