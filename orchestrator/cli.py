@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 from bild_dist import __version__, log
 from bild_dist.config import Config, OrchestratorConfig, WorkerConfig, configured, settled, shipped
 from bild_dist.errors import BildError, ConfigError, InvalidRequest
+from bild_dist.orchestrator.http import command as serving
 from bild_dist.types import (
     Confidence,
     Distance,
@@ -37,12 +38,15 @@ PLANNED: Final = frozenset(
 )
 """Names that are settled for later versions; using one says so instead of guessing at a typo."""
 
-_OWN: Final = frozenset(("command", "prompt", "input", "output", "json", "timeline"))
+_OWN: Final = frozenset(
+    ("command", "prompt", "input", "output", "json", "timeline", "host", "port", "texts", "set")
+)
 """What the command line knows and a configuration does not."""
 _COMMANDS: Final = {
     "generate": "write texts with a small and a large model",
     "worker": "run one model as a worker process",
     "launch": "start and watch the workers of a configuration",
+    "serve": "offer the pair over HTTP, as OpenAI's clients expect it",
     "bench": "measure speed against other ways to run the same models",
     "plan": "predict the speed of a pair of models for given or measured costs, and advise",
     "align": "teach a small model to agree with a large one",
@@ -87,6 +91,9 @@ def parser() -> Parser:
             _generate_options(command)
         elif name == "launch":
             command.add_argument("-c", "--config", metavar="FILE.toml", required=True)
+        elif name == "serve":
+            pair_options(command)
+            serving.options(command)
         elif name == "check":
             pair_options(command)
     return top
@@ -124,6 +131,8 @@ def _run(arguments: argparse.Namespace, inproc: InProcess) -> int:
         return launch.main(configured(arguments.config))
     settings = {k: v for k, v in vars(arguments).items() if k not in _OWN}
     config, addresses = settled(settings)
+    if arguments.command == "serve":
+        return serving.main(serving.configured(config, vars(arguments)), addresses, inproc)
     if arguments.command == "check":
         from bild_dist.orchestrator import check
 

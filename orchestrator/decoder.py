@@ -159,9 +159,7 @@ class Decoder:
         """What a request gets that does not choose for itself."""
         return self._options
 
-    def stream(
-        self, prompt: Prompt, *, record: Record | None = None, **options: Any
-    ) -> Generation:
+    def stream(self, prompt: Prompt, *, record: Record | None = None, **options: Any) -> Generation:
         """Starts a text; its tokens come as TokenEvents once they can no longer change.
 
         `options` are the fields of `types.Options`; `record` is told of every step of this request.

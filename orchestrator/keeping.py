@@ -50,6 +50,11 @@ class Keeping:
             raise WorkerUnavailable("the models are being started: try again in a few seconds")
         return self._decoder
 
+    @property
+    def current(self) -> Decoder | None:
+        """The decoder, or None while there is none."""
+        return self._decoder
+
     async def up(self) -> None:
         """Returns once there is a decoder."""
         await self._up.wait()

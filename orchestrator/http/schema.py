@@ -119,7 +119,9 @@ def _object(body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise Problem(400, f"the body is not JSON: {error}", code="invalid_json") from None
     if not isinstance(data, dict):
-        raise Problem(400, f"the body must be a JSON object, not {_kind(data)}", code="invalid_json")
+        raise Problem(
+            400, f"the body must be a JSON object, not {_kind(data)}", code="invalid_json"
+        )
     return {name: value for name, value in data.items() if value is not None}
 
 
@@ -207,7 +209,7 @@ def _content(at: str, content: object) -> str:
 
 
 def _prompts(data: Mapping[str, Any]) -> tuple[Prompt, ...]:
-    prompt = data.get("prompt")
+    prompt: Any = data.get("prompt")
     if isinstance(prompt, str) or _ids(prompt):
         prompts = [prompt]
     elif isinstance(prompt, list) and prompt:
