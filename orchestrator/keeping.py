@@ -59,8 +59,8 @@ class Keeping:
         """Returns once there is a decoder."""
         await self._up.wait()
 
-    async def run(self) -> NoReturn:
-        """Keeps a decoder open until it is cancelled.
+    async def run(self, on_up: Callable[[], None] = lambda: None) -> NoReturn:
+        """Keeps a decoder open until it is cancelled. `on_up` is called each time there is one.
 
         Raises:
             ConfigError: the models cannot be started, or do not fit together.
@@ -70,7 +70,7 @@ class Keeping:
         while True:
             patience.begin()
             try:
-                error = await self._once()
+                error = await self._once(on_up)
             except ConfigError:
                 raise
             except BildError as failure:
@@ -82,11 +82,12 @@ class Keeping:
             self.restarts += 1
             await asyncio.sleep(BACKOFF_S[-1] if pause_s is None else pause_s)
 
-    async def _once(self) -> BildError:
+    async def _once(self, on_up: Callable[[], None]) -> BildError:
         """One decoder, from its opening to its end; returns why it ended."""
         async with self._opening() as decoder:
             self._decoder = decoder
             self._up.set()
+            on_up()
             try:
                 return await decoder.lost()
             finally:

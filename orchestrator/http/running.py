@@ -56,26 +56,19 @@ async def _until(told: asyncio.Event, server: Server, kept: Keeping) -> BildErro
 
     async def keep() -> None:
         try:
-            await kept.run()
+            await kept.run(lambda: _say(f"serving at {server.address}"))
         except BildError as error:
             failures.append(error)
             told.set()
 
     async with asyncio.TaskGroup() as group:
         keeper = group.create_task(keep())
-        announcer = group.create_task(_announce(server.address, kept))
         async with server:
             await told.wait()
             if not failures:
                 _say("stopping: requests under way may end")
-        announcer.cancel()
         keeper.cancel()
     return failures[0] if failures else None
-
-
-async def _announce(address: str, kept: Keeping) -> None:
-    await kept.up()
-    _say(f"serving at {address}")
 
 
 def _say(line: str) -> None:

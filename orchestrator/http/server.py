@@ -18,6 +18,8 @@ from bild_dist.orchestrator.http.house import House
 from bild_dist.tables import HttpConfig
 
 _BACKLOG: Final = 1024
+_UNREAD: Final = 64 * 1024
+"""Bytes; the kernel takes twice as many."""
 _CLOSE_S: Final = 2
 """Connections that have not closed so long after the last answer are cut."""
 _KEEP_ALIVE_S: Final = 30
@@ -48,6 +50,8 @@ def listen(config: HttpConfig) -> socket.socket:
         # A client that takes nothing any more, or is gone without a word, is given up by the kernel
         # too: accepted sockets inherit this.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(config.stall * 1000))
+        # What the kernel keeps for a client that reads slowly, in place of megabytes.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD)
         sock.bind(address)
         sock.listen(_BACKLOG)
         sock.setblocking(False)
