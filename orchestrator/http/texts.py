@@ -19,8 +19,8 @@ from bild_dist.orchestrator.http.schema import Asked
 from bild_dist.orchestrator.prompt import Prompt
 from bild_dist.types import Options, Result, TokenEvent
 
-BEHIND: Final = 16_384
-"""Tokens that a client may be behind before it is dropped, some 10 MB."""
+BEHIND: Final = 8192
+"""Tokens that a client may be behind before it is dropped: some 4 MB, 20 with all log-probabilities."""
 SHOWN_BEHIND: Final = 512
 """Events of what is under way that wait for a client; those behind them are left out and counted.
 They are there to be looked at, and who is so far behind looks at the past."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import re
 from collections.abc import Iterable
 from math import inf
-from typing import Any, Final
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from bild_dist.errors import BildError
+from bild_dist.errors import BildError, InvalidRequest
 from bild_dist.orchestrator.decoder import Decoder
 from bild_dist.orchestrator.http.bodies import DONE, Shape, sse
 from bild_dist.orchestrator.http.house import House
@@ -22,8 +22,6 @@ from bild_dist.orchestrator.http.schema import Asked, parse
 from bild_dist.orchestrator.http.texts import Item, Plan, Texts, plans
 from bild_dist.orchestrator.text import Text
 from bild_dist.types import Result
-
-_TRACEPARENT: Final = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Writing:
@@ -90,9 +88,10 @@ class Writing:
             )  # fmt: skip
         own = options.get("deadline", decoder.options.deadline)
         options["deadline"] = min(own if own is not None else inf, self._house.config.deadline)
-        trace = headers.get("traceparent", "")
-        if _TRACEPARENT.fullmatch(trace) is not None:  # the standard: what is none is ignored
-            options["traceparent"] = trace
+        trace = {"traceparent": headers.get("traceparent", "")}
+        with contextlib.suppress(InvalidRequest):  # the standard: what is none is ignored
+            decoder.options.merged(trace)
+            options |= trace
         return dataclasses.replace(asked, options=options, prompts=_spoken(asked, decoder))
 
 

@@ -6,15 +6,21 @@ import asyncio
 import json
 import random
 import socket
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 
+from bild_dist.app import inproc
+from bild_dist.config import Config, WorkerConfig
 from bild_dist.errors import WorkerUnavailable
 from bild_dist.messages import Draft, Verify
 from bild_dist.orchestrator.http import texts as http_texts
+from bild_dist.orchestrator.keeping import keeping
 from bild_dist.types import Role
+from bild_dist.workers.__main__ import load
+from bild_dist.workers.lifecycle import Worker
 from tests.serving import Served, serving
 
 HELLO = {"prompt": "Hello", "max_tokens": 4}
@@ -81,20 +87,33 @@ async def test_a_worker_stops_within_a_step_of_a_disconnect() -> None:
         assert not [m for m in sent[after:] if isinstance(m, Draft | Verify)]
 
 
-async def test_a_client_that_does_not_read_costs_little_and_delays_nobody() -> None:
-    """Its text is written to the end and its place is free again; what it has not taken waits within
-    bounds, until it is dropped. Others are served meanwhile.
+async def test_a_client_that_does_not_read_delays_nobody() -> None:
+    """Its text is written to the end and its place is free again while what it has not taken waits;
+    others are served meanwhile. It can still have all of it.
     """
-    async with serving("seed=1&end=0", concurrency=2, queue=0, stall=2) as served:
-        body = {**LONG, "stream": True, "bild": {"tokens": True, "events": True}}
+    async with serving("seed=1&end=0", concurrency=2, queue=0) as served:
+        body = {**LONG, "max_tokens": 800, "stream": True, "bild": {"tokens": True, "events": True}}
         socks = [await ask(served, body, buffer=4096) for _ in range(2)]
         await until(lambda: served.house.admission.texts == 2)
         await until(lambda: served.house.admission.texts == 0)
-        assert 2 == served.house.admission.requests  # not yet dropped: still allowed to read on
+        assert 2 == served.house.admission.requests
         assert 200 == (await served.post(HELLO)).status_code
-        await until(lambda: served.house.admission.requests == 0)
         for sock in socks:
+            answer = b""
+            while b"data: [DONE]" not in answer[-200:]:
+                answer += await asyncio.get_running_loop().sock_recv(sock, 65536)
             sock.close()
+        await served.drained()
+
+
+async def test_a_client_that_reads_no_more_is_dropped() -> None:
+    """After `stall` seconds in which it has taken nothing; its text is closed with it."""
+    async with serving("seed=1&end=0", stall=0.3) as served:
+        body = {**LONG, "stream": True, "bild": {"tokens": True, "events": True}}
+        sock = await ask(served, body, buffer=4096)
+        await until(lambda: served.house.admission.requests == 1)
+        await until(lambda: served.house.admission.requests == 0)
+        sock.close()
         await served.drained()
 
 
@@ -190,6 +209,31 @@ async def test_what_does_not_end_in_time_is_cut(hurry: bool) -> None:
             await ending
         assert not served.server.clean
         await served.drained()
+
+
+async def test_workers_that_somebody_else_looks_after_are_waited_for() -> None:
+    """Joined and not started: when one goes it is not this program's to replace, so the server tries
+    until it is back, at the same address.
+    """
+    config = Config()
+    small, large = (partial(load, WorkerConfig(model=f"toy:{role}?seed=1&end=0")) for role in Role)
+    addresses = {Role.SMALL: "inproc://joined-small", Role.LARGE: "inproc://joined-large"}
+    said: list[str] = []
+    async with (
+        Worker(large, addresses[Role.LARGE], 2),
+        keeping(config, addresses, inproc, said.append) as kept,
+        asyncio.TaskGroup() as group,
+    ):
+        keeper = group.create_task(kept.run())
+        await until(lambda: said)  # nobody is there yet
+        async with Worker(small, addresses[Role.SMALL], 2):
+            await kept.up()
+            before = await kept.decoder.generate("Hello", max_new_tokens=8)
+        await until(lambda: kept.current is None)
+        async with Worker(small, addresses[Role.SMALL], 2):
+            await kept.up()
+            assert before.tokens == (await kept.decoder.generate("Hello", max_new_tokens=8)).tokens
+            keeper.cancel()
 
 
 async def test_a_requests_number_comes_back() -> None:
