@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from bild_dist.errors import ConfigError, InvalidRequest
+from bild_dist.tables import HttpConfig, QueueConfig, TelemetryConfig, at_least
 from bild_dist.types import Options, Role, nearest
 
 DEFAULT_LARGE: Final = "default"
@@ -71,16 +72,16 @@ class WorkerConfig:
     def __post_init__(self) -> None:
         if isinstance(self.ignore_generation, list):
             object.__setattr__(self, "ignore_generation", tuple(self.ignore_generation))
-        _at_least(self, "exit_layer", 0)
-        _at_least(self, "threads", 0)
-        _at_least(self, "slots", 1)
+        at_least(self, "exit_layer", 0)
+        at_least(self, "threads", 0)
+        at_least(self, "slots", 1)
         for name, most in (("calm", 1.0), ("calm_decay", inf)):
             value = getattr(self, name)
             if isinstance(value, bool) or not (
                 isinstance(value, int | float) and 0 <= value <= most
             ):
                 raise ConfigError(f"{name} = {value!r} must be a number from 0 to {most:g}")
-        _at_least(self, "max_length", 2)
+        at_least(self, "max_length", 2)
         dtypes = ["float32", "bfloat16", "float16"]
         if self.dtype not in dtypes:
             raise ConfigError(f"dtype = {self.dtype!r}: unknown{nearest(self.dtype, dtypes)}")
@@ -118,17 +119,22 @@ class OrchestratorConfig:
         if self.transport not in transports:
             hint = nearest(self.transport, transports)
             raise ConfigError(f"transport = {self.transport!r}: unknown{hint}")
-        _at_least(self, "concurrency", 1)
+        at_least(self, "concurrency", 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """A whole configuration file: the tables [small], [large], [orchestrator] and [generate]."""
+    """A whole configuration file: the tables [small], [large], [orchestrator] and [generate], and
+    those of the services (`tables.py`).
+    """
 
     small: WorkerConfig = field(default_factory=lambda: WorkerConfig(model=DEFAULT_SMALL))
     large: WorkerConfig = field(default_factory=WorkerConfig)
     orchestrator: OrchestratorConfig = field(default_factory=OrchestratorConfig)
     generate: Options = field(default_factory=Options)
+    http: HttpConfig = field(default_factory=HttpConfig)
+    queue: QueueConfig = field(default_factory=QueueConfig)
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
 
     def overlaid(self, **tables: Mapping[str, Any]) -> Self:
         """This configuration with some values replaced, table by table."""
@@ -290,12 +296,6 @@ def _name(hint: Any) -> str:
         return "a list of strings"
     names = {int: "a whole number", float: "a number", bool: "true or false"}
     return names.get(hint, "a string")
-
-
-def _at_least(config: object, name: str, least: int) -> None:
-    value = getattr(config, name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name} = {value!r} must be a whole number of at least {least}")
 
 
 _PAIR: Final = ("device", "dtype", "threads", "tokenizer")
