@@ -208,6 +208,8 @@ class Decoder:
             sources=outcome.sources,
             finish_reason=finish.reason,
             trace=outcome.trace,
+            logprobs=tuple(writer.logprobs),
+            top=tuple(writer.top) if options.logprobs else (),
         )
 
 
@@ -223,6 +225,8 @@ class _Writer:
         self._events = events
         self._pieces: deque[str] = deque()
         self.text = ""
+        self.logprobs: list[float] = []
+        self.top: list[tuple[tuple[int, float], ...]] = []
 
     def push(self, token: int) -> bool:
         self._pieces.append(self._stream.push(token))
@@ -237,6 +241,9 @@ class _Writer:
             if last and i == len(emit.tokens):
                 piece += self._stream.finish()
             self.text += piece
+            if token.logprob is not None:
+                self.logprobs.append(token.logprob)
+                self.top.append(token.top)
             self._events.put_nowait(
                 TokenEvent(
                     position=token.position,
@@ -245,6 +252,8 @@ class _Writer:
                     source=token.source,
                     confidence=token.confidence,
                     distance=token.distance,
+                    logprob=token.logprob,
+                    top=token.top,
                 )
             )
 
