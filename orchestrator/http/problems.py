@@ -83,7 +83,10 @@ def problem_of(error: BildError, *, param: str | None = None) -> Problem:
     kind, code = _TYPES.get(type(error), ("server_error", "internal_error"))
     message, headers = str(error), {}
     if isinstance(error, WorkerUnavailable | WorkerFault) or status is None or status == 500:
-        logging.getLogger(__name__).warning("a request failed: %s: %s", type(error).__name__, error)
+        # A worker that is away fails many requests, and whoever keeps it has said so once.
+        level = logging.INFO if isinstance(error, WorkerUnavailable) else logging.WARNING
+        told = "a request failed: %s: %s"
+        logging.getLogger(__name__).log(level, told, type(error).__name__, error)
         message = _INSIDE.get(type(error), _BUG)
     if isinstance(error, WorkerUnavailable):
         headers["Retry-After"] = str(RETRY_S)

@@ -173,3 +173,17 @@ def test_help_loads_no_web_framework() -> None:
     )
     assert "[]" == done.stdout.splitlines()[-1]
     assert "--texts" in done.stdout
+
+
+def test_a_missing_package_is_named_with_its_remedy() -> None:
+    """Without the extra the command says what to install, in place of a traceback."""
+    script = (
+        "import sys\nsys.modules['uvicorn'] = None\nfrom bild_dist.app import main\n"
+        "raise SystemExit(main(['serve', '--port', '0']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=50
+    )
+    assert 2 == done.returncode
+    assert "pip install 'bild-dist[serve]'" in done.stderr
+    assert "Traceback" not in done.stderr
