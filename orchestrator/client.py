@@ -81,6 +81,8 @@ class WorkerClient:
         self._handled = 0
         self.round_trip_ns = 0
         """Of the last heartbeat."""
+        self.pong: Pong | None = None
+        """That heartbeat; None before the first."""
         self._beat_sent_ns = 0
 
     def __repr__(self) -> str:
@@ -131,6 +133,11 @@ class WorkerClient:
         finally:
             self._lose(WorkerUnavailable(f"the connection to {self._who} was closed"))
             await self._channel.close()
+
+    @property
+    def silent_ns(self) -> int:
+        """For how long the worker's event loop has not answered a heartbeat."""
+        return now_ns() - self._heard_ns
 
     def close(self) -> None:
         """Ends the connection in good order, after what is queued. `run` returns."""
@@ -280,6 +287,7 @@ class WorkerClient:
 
     def _on_pong(self, pong: Pong) -> None:
         self._heard_ns = now_ns()
+        self.pong = pong
         if pong.count == self._beats:
             self.round_trip_ns = self._heard_ns - self._beat_sent_ns
         asked = self._pongs.pop(pong.count, None)

@@ -17,6 +17,7 @@ from bild_dist.orchestrator.pairing import check_pair, schedule_for
 from bild_dist.orchestrator.prompt import Prompt, prepare
 from bild_dist.orchestrator.session import Record
 from bild_dist.orchestrator.text import Stream, Text
+from bild_dist.orchestrator.watch import Quiet, Watch
 from bild_dist.policy.events import Emit
 from bild_dist.types import Options, Result, Role, TokenEvent
 
@@ -73,7 +74,8 @@ class Generation:
 class Decoder:
     """Two workers that write one text, as an async context.
 
-    `addresses` names where the workers listen; `record` is told of every step of every request.
+    `addresses` names where the workers listen; `record` is told of every step of every request, `watch`
+    of requests as a whole. A later value of `watch` holds for the requests that begin after it.
     Raises on entering:
         WorkerUnavailable: nobody answers there.
         ConfigError: the two models do not fit together.
@@ -88,6 +90,7 @@ class Decoder:
         connect_timeout: float = 5.0,
         text: Text | None = None,
         record: Record | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self._addresses = addresses
         self._options = options if options is not None else Options()
@@ -95,6 +98,7 @@ class Decoder:
         self._timeout = connect_timeout
         self._text = text
         self._record = record
+        self.watch = watch
         self._stack = AsyncExitStack()
         self._dispatcher: Dispatcher
         self.workers: dict[Role, WorkerClient] = {}
@@ -169,21 +173,26 @@ class Decoder:
         started_ns: int,
     ) -> None:
         """The task of one request. Every way out sets `result` and ends `events`."""
+        watched, outcome = Quiet(self.watch, options, started_ns), "cancelled"
         try:
-            value = await self._decode(prompt, options, events, started_ns)
+            value = await self._decode(prompt, options, events, started_ns, watched)
+            outcome = value.finish_reason.value
             if not result.done():
                 result.set_result(value)
         except asyncio.CancelledError:
             result.cancel()
             raise
         except BildError as error:
+            outcome = type(error).__name__
             _refuse(result, error)
         except Exception as error:
+            outcome = LocalProtocolError.__name__
             # One request's bug must not take down the others: it is logged and told to its caller.
             logging.getLogger(__name__).exception("a request failed")
             _refuse(result, LocalProtocolError(f"a bug in the orchestrator: {error!r}"))
         finally:
             events.put_nowait(None)
+            watched.ended(outcome)
 
     async def _decode(
         self,
@@ -191,12 +200,15 @@ class Decoder:
         options: Options,
         events: asyncio.Queue[TokenEvent | None],
         started_ns: int,
+        watched: Quiet,
     ) -> Result:
         if self._text is None:
             raise LocalProtocolError("the decoder has not been entered")
         work = await prepare(prompt, options, self.workers, self._text)
         writer = _Writer(self._text.stream(options.stop), events)
-        outcome = await self._dispatcher.decode(work, writer, writer.give, started_ns)
+        outcome = await self._dispatcher.decode(
+            work, writer, writer.give, started_ns, watched.record, watched.admitted
+        )
         finish = outcome.finish
         if finish.reason is None:
             raise (
