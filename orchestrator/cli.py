@@ -239,5 +239,7 @@ def _generate_options(command: argparse.ArgumentParser) -> None:
     )
     text.add_argument("--no-chat-template", dest="chat_template", action="store_false", default=None,
                       help="give an instruct model the bare prompt")  # fmt: skip
+    text.add_argument("--logprobs", type=int, metavar="N",
+                      help="tell ln p of each token, and of the N likeliest there, in the JSON")  # fmt: skip
     text.add_argument("--src-lang", metavar="CODE", help="source language (NLLB, M2M100, mBART)")
     text.add_argument("--tgt-lang", metavar="CODE", help="target language")

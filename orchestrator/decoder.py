@@ -204,6 +204,8 @@ class Decoder:
     ) -> Result:
         if self._text is None:
             raise LocalProtocolError("the decoder has not been entered")
+        if watched.traceparent:
+            options = options.merged({"traceparent": watched.traceparent})
         work = await prepare(prompt, options, self.workers, self._text)
         writer = _Writer(self._text.stream(options.stop), events)
         outcome = await self._dispatcher.decode(
@@ -220,6 +222,8 @@ class Decoder:
             sources=outcome.sources,
             finish_reason=finish.reason,
             trace=outcome.trace,
+            logprobs=tuple(writer.logprobs),
+            top=tuple(writer.top) if options.logprobs else (),
         )
 
 
@@ -235,6 +239,8 @@ class _Writer:
         self._events = events
         self._pieces: deque[str] = deque()
         self.text = ""
+        self.logprobs: list[float] = []
+        self.top: list[tuple[tuple[int, float], ...]] = []
 
     def push(self, token: int) -> bool:
         self._pieces.append(self._stream.push(token))
@@ -249,6 +255,9 @@ class _Writer:
             if last and i == len(emit.tokens):
                 piece += self._stream.finish()
             self.text += piece
+            if token.logprob is not None:
+                self.logprobs.append(token.logprob)
+                self.top.append(token.top)
             self._events.put_nowait(
                 TokenEvent(
                     position=token.position,
@@ -257,6 +266,8 @@ class _Writer:
                     source=token.source,
                     confidence=token.confidence,
                     distance=token.distance,
+                    logprob=token.logprob,
+                    top=token.top,
                 )
             )
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
+from bild_dist import logprobs
 from bild_dist.errors import InvalidRequest
 from bild_dist.messages import MAX_FRAME, Rules
 from bild_dist.orchestrator.client import WorkerClient
@@ -76,8 +77,8 @@ def check_frame(options: Options, rules: Rules) -> None:
     Raises:
         InvalidRequest: it does not; names what would fit.
     """
-    asked = told(rules, options)
-    row = longest(asked)
+    asked = told(rules, options, Role.SMALL)
+    row = longest(asked) + logprobs.size(asked)
     # Other schedules draft through hand-overs, so only the length of the text bounds a draft.
     paper = options.schedule in (None, Schedule.PAPER) or not options.verify_tail
     draft = rules.limit - rules.begin
@@ -87,6 +88,7 @@ def check_frame(options: Options, rules: Rules) -> None:
         return
     fits = f"{'a window' if paper else 'max_new_tokens'} of at most {most}, or " if most else ""
     other = "a smaller top_k" if drawn(asked) else "distance 'ce'"
+    other = other if longest(asked) else "fewer logprobs"
     raise InvalidRequest(
         f"probabilities of {row} bytes for each of up to {draft} tokens of a draft are more than the "
         f"{MAX_FRAME} bytes of a message: take {fits}{other}"

@@ -14,6 +14,7 @@ from typing import TypeAlias
 from bild_dist.clock import now_ns
 from bild_dist.errors import RemoteProtocolError
 from bild_dist.kv.slots import Slot
+from bild_dist.logprobs import Logprob, flat
 from bild_dist.messages import Draft, Drafted, Open, Reply, Verified, Verify
 from bild_dist.model.base import Choice, Model, Pass
 from bild_dist.policy.outlook import Draughtsman
@@ -79,6 +80,7 @@ def draft(slot: Slot, command: Draft, run: Runner, meter: Meter) -> Steps:
     confidences: list[float] = []
     others: list[int] = []
     rows: list[bytes] = []
+    told: list[Logprob | None] = []
     written = 0
     hand = Draughtsman(command.outlook)
     ahead = not hand.needed
@@ -95,6 +97,7 @@ def draft(slot: Slot, command: Draft, run: Runner, meter: Meter) -> Steps:
             tokens.append(choice.token)
             confidences.append(sure)
             rows.append(choice.shares)
+            told.append(choice.logprob)
             hand.wrote(sure)
             if unsure:
                 others += choice.others[: command.others]
@@ -102,15 +105,16 @@ def draft(slot: Slot, command: Draft, run: Runner, meter: Meter) -> Steps:
         if not (ahead or hand.needed):
             slot.needed, ahead = False, True
         if final or ahead or len(tokens) == command.piece:
+            numbers, ids = flat(told)
             yield Drafted(
                 session=command.session, epoch=command.epoch, seq=command.seq,
                 tokens=tuple(tokens), confidences=tuple(confidences),
                 low=low, low_token=choice.token if low else -1,
                 low_confidence=sure if low else 0.0,
                 final=final, length=at, others=tuple(others), shares=b"".join(rows),
-                **meter.read(),
+                logprobs=numbers, top_ids=ids, **meter.read(),
             )  # fmt: skip
-            tokens, confidences, others, rows = [], [], [], []
+            tokens, confidences, others, rows, told = [], [], [], [], []
         else:
             yield None
         if final:
@@ -144,12 +148,16 @@ def verify(slot: Slot, command: Verify, run: Runner, meter: Meter) -> Steps:
             break
         accepted += 1
     writes = accepted < count or command.bonus
+    # Of what it decides; the other model has told of its own.
+    own = [choices[i].logprob for i in range(accepted) if command.exact[i]]
+    own += [choices[accepted].logprob] if writes else []
+    numbers, ids = flat(own)
     prefix.cut(min(len(prefix), context + accepted))
     yield Verified(
         session=command.session, epoch=command.epoch, seq=command.seq, accepted=accepted,
         token=choices[accepted].token if writes else -1,
         distances=tuple(c.distance for c in choices[: min(accepted + 1, count)]),
-        length=len(prefix), **meter.read(),
+        length=len(prefix), logprobs=numbers, top_ids=ids, **meter.read(),
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from math import inf
 from typing import Any, Final, TypeAlias
 
-from bild_dist import shares
+from bild_dist import logprobs, shares
 from bild_dist.clock import now_ns
 from bild_dist.errors import BildError, InvalidRequest, Overloaded, RemoteProtocolError
 from bild_dist.kv.slots import Slot, SlotPool
@@ -217,6 +217,7 @@ class Turns:
                 f"repetition_penalty = {rules.repetition_penalty} must be a number above 0"
             )
         shares.check(rules)
+        logprobs.check(rules)
         if not 0 < rules.vocabulary <= info.rules.vocabulary:
             raise InvalidRequest(f"{info.model} has {info.rules.vocabulary} token ids")
         if not 0 < len(command.ids) == rules.begin < rules.limit <= info.max_length:

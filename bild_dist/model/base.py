@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from math import exp
 from typing import Any, Protocol
 
+from bild_dist.logprobs import Logprob, of
 from bild_dist.messages import Encoded, Info, Rules
 from bild_dist.sampling import law, settle
 from bild_dist.shares import Shares, apart, drawn, law_row, sketch, sureness
@@ -56,6 +57,8 @@ class Choice:
     """The next best draws, best first, as many as were asked for."""
     shares: bytes = b""
     """A row of `shares.py`, where that was asked for."""
+    logprob: Logprob | None = None
+    """Of `token`, where the slot's rules ask for it."""
 
 
 def compared(
@@ -67,7 +70,7 @@ def compared(
     """
     seen = work.against[row] if row < len(work.against) else None
     plain = rules.confidence in (Confidence.MAX, Confidence.PRODUCT)
-    if plain and not work.shares and seen is None:
+    if plain and not work.shares and seen is None and rules.logprobs is None:
         return choice
     here = logs()[: rules.vocabulary]
     chances = [exp(p) for p in here]
@@ -83,6 +86,8 @@ def compared(
         changes["token"] = settle(here, rules, index, work.judge[row], small)
     elif seen is not None:
         changes["distance"] = apart(rules.distance, seen.values, [chances[t] for t in seen.ids])
+    if rules.logprobs is not None:
+        changes["logprob"] = of(here, changes.get("token", choice.token), rules)
     return replace(choice, **changes)
 
 

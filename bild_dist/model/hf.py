@@ -126,6 +126,9 @@ class HfModel:
         ]
         if work.shares or work.against:
             choices = self._compared(held.measures, work, logits, choices)
+        if held.measures.tells:
+            told = held.measures.logprobs(logits, total, [choice.token for choice in choices])
+            choices = [replace(c, logprob=row) for c, row in zip(choices, told, strict=True)]
         return choices
 
     @staticmethod

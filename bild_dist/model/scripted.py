@@ -7,12 +7,14 @@ before it, which costs the same at any length.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
+from math import log, log1p
 from typing import Final
 
 from bild_dist.errors import InvalidRequest
 from bild_dist.kv.prefix import Prefix
+from bild_dist.logprobs import Logprob
 from bild_dist.messages import PROTOCOL, Encoded, Info, Rules
 from bild_dist.model.base import Choice, Pass
 from bild_dist.sampling import mix
@@ -104,6 +106,8 @@ class ScriptedModel:
         self._script = script
         self._spend = spend
         self._slots: list[Prefix] = []
+        self._told: dict[int, int | None] = {}
+        """How many tokens each slot's rules name with a log-probability."""
         self.info = Info(
             protocol=PROTOCOL, model=f"scripted:{role}", architecture="scripted", kind="decoder",
             generation="", pid=0, device="virtual", dtype="", threads=1, slots=0,
@@ -122,6 +126,7 @@ class ScriptedModel:
 
     def open(self, slot: int, source: Sequence[int], rules: Rules) -> None:
         self._slots[slot] = Prefix()
+        self._told[slot] = rules.logprobs
 
     def forward(self, work: Pass) -> list[Choice]:
         kv, fed = self._slots[work.slot], len(work.ids) - work.at
@@ -129,7 +134,8 @@ class ScriptedModel:
         kv.extend(work.ids[work.at :])
         self._spend(fed)
         first = len(kv) - work.rows + 1
-        choices = []
+        choices: list[Choice] = []
+        named = self._told.get(work.slot)
         for row in range(work.rows):
             position = self._script.at(kv.digest(first + row))
             if self._small:
@@ -143,7 +149,17 @@ class ScriptedModel:
                 choices.append(
                     Choice(position.large, 0.5, 0.1 if judged == position.large else far)
                 )
+        if named is not None:
+            choices = [replace(choice, logprob=self._logprob(choice, named)) for choice in choices]
         return choices
+
+    @staticmethod
+    def _logprob(choice: Choice, count: int) -> Logprob:
+        """ln p of the draw is that of the confidence; what is left is spread over the other ids."""
+        own, rest = log(choice.confidence), log1p(-choice.confidence) - log(VOCABULARY - 1)
+        ids = chain([choice.token], (t for t in range(VOCABULARY) if t != choice.token))
+        top = ((t, own if t == choice.token else rest) for t in islice(ids, count))
+        return Logprob(own, tuple(top))
 
     @staticmethod
     def _others(position: Position, count: int) -> tuple[int, ...]:
