@@ -214,9 +214,12 @@ class Queue:
             ("queue",),
             registry=registry,
         )
+        for queue in ("unprocessable", "failed"):
+            # From the start: Prometheus sees no increase in a series that begins at 1.
+            self.dead_letters.labels(queue)
         self.since_fetch = Gauge(
             "bild_queue_seconds_since_fetch",
-            "Since the broker last answered a request for jobs.",
+            "Since the broker last answered a request for jobs; 0 while there is no room for one.",
             registry=registry,
         )
         self.waited = Histogram(

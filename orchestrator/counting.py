@@ -5,6 +5,7 @@ books when somebody asks for the page, and at its end.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
@@ -45,6 +46,7 @@ class Requests:
         self._live: set[Counted] = set()
         self._latest: deque[tuple[int, int]] = deque(maxlen=LATEST)
         self._lock = Lock()
+        self._policy.accepted.set(math.nan)  # until a request has ended
         metrics.refreshed_by(self._refresh)
 
     def begun(self, options: Options, started_ns: int) -> Counted:

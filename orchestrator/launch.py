@@ -10,7 +10,9 @@ from typing import Final
 from bild_dist.clock import now_ns
 from bild_dist.config import Config, WorkerConfig
 from bild_dist.errors import BildError, ConfigError, WorkerUnavailable
+from bild_dist.orchestrator.fleet import Fleet
 from bild_dist.orchestrator.supervisor import Child, Supervisor
+from bild_dist.orchestrator.telemetry import logged, told
 from bild_dist.types import Role
 
 BACKOFF_S: Final = (0.5, 2.0, 8.0, 30.0)
@@ -21,14 +23,23 @@ STEADY_NS: Final = 60_000_000_000
 
 def main(config: Config) -> int:
     """Runs until a signal comes (exit code 0) or a worker has to be given up (1)."""
-    return asyncio.run(_Launch(config).run())
+    logged(config.telemetry, service=True)
+    return asyncio.run(_launch(config))
+
+
+async def _launch(config: Config) -> int:
+    async with told(config.telemetry, "bild-launch") as telemetry:
+        if telemetry.page:
+            _say(f"metrics: {telemetry.page}")
+        return await _Launch(config, Fleet(telemetry.metrics)).run()
 
 
 class _Launch:
     """One `bild launch`. Owned by its main task."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, fleet: Fleet) -> None:
         self._config = config
+        self._fleet = fleet
         self._over = asyncio.Event()
         self._ended: dict[Child, asyncio.Future[BildError]] = {}
         self._failure: BildError | None = None
@@ -42,8 +53,8 @@ class _Launch:
                 keepers = [
                     group.create_task(self._keep(supervisor, role, worker))
                     for role, worker in (
-                        (Role.LARGE, self._config.large),
-                        (Role.SMALL, self._config.small),
+                        (Role.LARGE, self._config.worker(Role.LARGE)),
+                        (Role.SMALL, self._config.worker(Role.SMALL)),
                     )
                 ]
                 await self._over.wait()
@@ -59,12 +70,14 @@ class _Launch:
         pauses = list(BACKOFF_S)
         while True:
             started_ns = now_ns()
+            child = None
             try:
                 child = await supervisor.start(role, worker, worker.listen)
                 ended = self._ended[child] = asyncio.get_running_loop().create_future()
                 _say(
                     f"{role} worker ready: pid={child.process.pid} {child.address} {child.description}"
                 )
+                self._fleet.ready(child, worker)
                 error = await ended
             except ConfigError as refusal:
                 self._give_up(refusal)
@@ -72,6 +85,7 @@ class _Launch:
             except BildError as failure:
                 error = failure
             _say(f"{role} worker lost: {error}")
+            self._fleet.lost(role, error, child)
             if now_ns() - started_ns > STEADY_NS:
                 pauses = list(BACKOFF_S)
             if not pauses:
@@ -101,4 +115,6 @@ def _say(line: str) -> None:
 
 
 def _say_for(child: Child, line: str) -> None:
-    print(f"[{child.role}] {line}", file=sys.stderr, flush=True)  # noqa: T201
+    # A worker's JSON is a whole line of log already: a prefix would spoil it.
+    said = line if line.startswith("{") else f"[{child.role}] {line}"
+    print(said, file=sys.stderr, flush=True)  # noqa: T201

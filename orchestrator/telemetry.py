@@ -43,16 +43,18 @@ class Telemetry:
         self._spans = spans
         self._decoder: Decoder | None = None
         self._requests: Requests | None = None
-        if metrics is not None:
-            from bild_dist.orchestrator.counting import Connections, Requests
-
-            self._requests = Requests(metrics)
-            Connections(metrics, self._workers)
 
     def watch(self, decoder: Decoder) -> None:
         """Follows a decoder, in place of the one before: a pair that was lost and opened anew."""
+        if self.metrics is not None and self._requests is None:
+            # Only now: the page of a command without requests, `bild launch`, speaks of none.
+            from bild_dist.orchestrator.counting import Connections, Requests
+
+            self._requests = Requests(self.metrics)
+            Connections(self.metrics, self._workers)
         self._decoder = decoder
-        decoder.watch = self
+        if self.metrics is not None or self._spans is not None or _log.isEnabledFor(logging.INFO):
+            decoder.watch = self
 
     def begin(self, options: Options, started_ns: int) -> Request:
         """A request has arrived (`watch.Watch`)."""
@@ -130,6 +132,12 @@ class Request:
                 "wall_s": round(trace.wall_ns / 1e9, 4),
             }
         _log.info("request ended", extra=fields)
+
+
+def logged(config: TelemetryConfig, *, service: bool) -> None:
+    """Sets up the log of a command as [telemetry] says, otherwise as fits a service, or a person."""
+    level = config.level or ("info" if service else "warning")
+    log.configure(log.style_for(service, config.log), level)
 
 
 @asynccontextmanager

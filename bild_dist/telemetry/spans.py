@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 """OpenTelemetry's own variables that ask for spans."""
 
-FLUSH_S: Final = 3.0
+FLUSH_S: Final = 1.0
 """How long a process that ends waits for its last spans to leave."""
 
 
@@ -78,7 +78,7 @@ class Spans:
         return cls(provider)
 
     def close(self) -> None:
-        """Sends what is left, for a few seconds at most: a collector that is away holds no process up."""
+        """Sends what is left, for a second at most: a collector that is away holds no process up."""
         last = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
         last.start()
         last.join(FLUSH_S)
