@@ -5,7 +5,7 @@ somebody asks for the page; spans are written as answers leave, where spans are 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -110,21 +110,43 @@ class _Traced:
 
     async def send(self, message: Message) -> None:
         await self.channel.send(message)
-        if isinstance(message, Drafted | Verified):
-            self._write(message)
-        elif isinstance(message, Failed):
-            self.traces.pop(message.session, None)
+        self._sent(message)
+
+    def try_send(self, message: Message) -> bool:
+        """As `Channel`."""
+        taken = self.channel.try_send(message)
+        if taken:
+            self._sent(message)
+        return taken
 
     async def receive(self) -> Message:
         message = await self.channel.receive()
+        self._came(message)
+        return message
+
+    def deliver_to(self, sink: Callable[[Message], None]) -> None:
+        """As `Channel`."""
+
+        def both(message: Message) -> None:
+            self._came(message)
+            sink(message)
+
+        self.channel.deliver_to(both)
+
+    async def close(self) -> None:
+        await self.channel.close()
+
+    def _came(self, message: Message) -> None:
         if isinstance(message, Open) and message.traceparent:
             self.traces[message.session] = self.spans.joined(message.traceparent)
         elif isinstance(message, Close):
             self.traces.pop(message.session, None)
-        return message
 
-    async def close(self) -> None:
-        await self.channel.close()
+    def _sent(self, message: Message) -> None:
+        if isinstance(message, Drafted | Verified):
+            self._write(message)
+        elif isinstance(message, Failed):
+            self.traces.pop(message.session, None)
 
     def _write(self, reply: Drafted | Verified) -> None:
         """The answer's own times say when its passes began: it leaves as soon as they are done."""
