@@ -76,7 +76,8 @@ class Info:
     `tokenizer` is a fingerprint of the id-to-token table, empty where the model came without one;
     `tokenizer_size` is one past its highest id. `encodes` is true where the text must be tokenised
     by the worker because the family has no fast tokenizer. `max_length` is the capacity of a slot
-    and `max_source` of the encoder (0 for decoder-only), tokens.
+    and `max_source` of the encoder (0 for decoder-only), tokens. `cores` is how many the process may
+    run on, 0 where that is unknown.
     """
 
     protocol: int
@@ -96,6 +97,7 @@ class Info:
     encodes: bool
     decoder_prompt: tuple[int, ...]
     rules: Rules
+    cores: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,8 +66,9 @@ class Worker:
         try:
             model = await asyncio.wrap_future(self._engine.ready)
             self.info = replace(
-                model.info, generation=secrets.token_hex(8), pid=os.getpid(), slots=self._slots
-            )
+                model.info, generation=secrets.token_hex(8), pid=os.getpid(), slots=self._slots,
+                cores=len(os.sched_getaffinity(0)),
+            )  # fmt: skip
             self._service = Service(model, self._engine, self.info)
             self._server = await serve(self._listen, traced(self._service.serve, self._spans))
         except BaseException:

@@ -67,7 +67,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--count", type=int, metavar="N", help="take the first N texts only")
     top.add_argument("--setting", nargs="+", default=["0.5/2", "0.3/2", "0.2/2"], metavar="FB/RB",
                      help="thresholds of mode bild: ALPHA_FB/ALPHA_RB (default: 0.5/2 0.3/2 0.2/2)")  # fmt: skip
-    top.add_argument("--schedule", default="through", choices=[s.value for s in Schedule])
+    top.add_argument(
+        "--schedule", choices=[s.value for s in Schedule], help="default: as a user gets it"
+    )
     top.add_argument("--threads", type=int, default=2, metavar="N",
                      help="of transformers and of each worker (default: 2)")  # fmt: skip
     top.add_argument("--device", default="cpu")
@@ -122,7 +124,7 @@ def _asked(argv: Sequence[str]) -> Plan:
         threads=given.threads, device=given.device, dtype=given.dtype,
         max_new_tokens=given.max_new_tokens,
     )  # fmt: skip
-    field = tuple(lineup(smalls, settings, Schedule(given.schedule)))
+    field = tuple(lineup(smalls, settings, given.schedule and Schedule(given.schedule)))
     for entry in field:
         desk.job(entry)
     return Plan(
