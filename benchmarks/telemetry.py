@@ -1,8 +1,9 @@
 """What it costs an orchestrator to be watched: time on its core for each hand-over, with and without.
 
-`python -m benchmarks.telemetry`. Workers are toys at 0 ms, over ZeroMQ, four requests at once. Kinds take turns in one
-process, so that all see the same machine: `off` is nothing at all, `metrics` counts requests and is read once a second
-(Prometheus does so every 15 s), `unsampled` makes spans that their sampler drops, `spans` writes all of them, to nowhere.
+`python -m benchmarks.telemetry`. Workers are toys at 0 ms, over ZeroMQ, four requests at once. Kinds
+take turns in one process, so that all see the same machine: `off` is nothing at all, `metrics` counts
+requests and is read once a second (Prometheus does so every 15 s), `unsampled` makes spans that their
+sampler drops, `spans` writes all of them, to nowhere.
 """
 
 from __future__ import annotations
