@@ -196,7 +196,7 @@ class Queue:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.jobs = Counter(
             "bild_queue_jobs",
-            "Jobs that have their final result, by its status.",
+            "Jobs that ended as they should, by the status of their result: done or cancelled.",
             ("status",),
             registry=registry,
         )
@@ -221,12 +221,6 @@ class Queue:
             "bild_queue_seconds_since_fetch",
             "Since the broker last answered a request for jobs; 0 while there is no room for one.",
             registry=registry,
-        )
-        self.waited = Histogram(
-            "bild_queue_wait_seconds",
-            "From a job's submission to its delivery.",
-            registry=registry,
-            buckets=WAIT_S,
         )
 
 

@@ -1,4 +1,4 @@
-"""What requests and workers add to the metrics of an orchestrator.
+"""What requests, workers and jobs add to the metrics of an orchestrator.
  A request is counted where it begins, gets a place and ends; what it writes in between is read from its
 books when somebody asks for the page, and at its end.
 """
@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
 from threading import Lock
-from typing import Final
+from typing import Final, Protocol
 
 from bild_dist.clock import now_ns
 from bild_dist.metrics import Metrics, Tally
@@ -164,7 +164,50 @@ class Connections:
         if known is None or known.info.generation != info.generation:
             self._processes[role] = self._processes.get(role, 0) + 1
             metrics.generation.labels(name).set(self._processes[role])
-        if role not in self._passes:
+            # Another process counts its passes from 0.
             self._passes[role] = Tally(metrics.passes.labels(name))
         metrics.slots.labels(name).set(info.slots)
         self._known[role] = worker
+
+
+class JobCounts(Protocol):
+    """What a consumer keeps of its jobs; only read."""
+
+    done: int
+    cancelled: int
+    failed: int
+    unprocessable: int
+    redelivered: int
+    renewals: int
+    last_pull_ns: int
+    """When the broker last answered, with a job or with none; 0 before the first time."""
+
+
+class Jobs:
+    """A consumer's jobs, as metrics; read when the page is asked for.
+
+    `full` says whether there is no room for a job: then nobody asks for one, and silence means
+    nothing.
+    """
+
+    def __init__(self, metrics: Metrics, counts: JobCounts, full: Callable[[], bool]) -> None:
+        self._counts = counts
+        self._full = full
+        self._since = metrics.queue.since_fetch
+        self._began_ns = now_ns()
+        queue = metrics.queue
+        self._tallies = {
+            "done": Tally(queue.jobs.labels("done")),
+            "cancelled": Tally(queue.jobs.labels("cancelled")),
+            "failed": Tally(queue.dead_letters.labels("failed")),
+            "unprocessable": Tally(queue.dead_letters.labels("unprocessable")),
+            "redelivered": Tally(queue.redeliveries),
+            "renewals": Tally(queue.lease_renewals),
+        }
+        metrics.refreshed_by(self._refresh)
+
+    def _refresh(self) -> None:
+        for name, tally in self._tallies.items():
+            tally.reads(getattr(self._counts, name))
+        heard_ns = self._counts.last_pull_ns or self._began_ns
+        self._since.set(0 if self._full() else (now_ns() - heard_ns) / 1e9)

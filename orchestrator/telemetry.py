@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from bild_dist.types import Options, Role
 if TYPE_CHECKING:
     from bild_dist.metrics import Metrics
     from bild_dist.orchestrator.client import WorkerClient
-    from bild_dist.orchestrator.counting import Counted, Requests
+    from bild_dist.orchestrator.counting import Counted, JobCounts, Requests
     from bild_dist.orchestrator.decoder import Decoder
     from bild_dist.orchestrator.session import Record
     from bild_dist.orchestrator.spans import RequestSpans
@@ -55,6 +55,13 @@ class Telemetry:
         self._decoder = decoder
         if self.metrics is not None or self._spans is not None or _log.isEnabledFor(logging.INFO):
             decoder.watch = self
+
+    def consume(self, counts: JobCounts, full: Callable[[], bool]) -> None:
+        """Shows what a consumer keeps of its jobs. `full`: whether it has no room for one more."""
+        if self.metrics is not None:
+            from bild_dist.orchestrator.counting import Jobs
+
+            Jobs(self.metrics, counts, full)
 
     def begin(self, options: Options, started_ns: int) -> Request:
         """A request has arrived (`watch.Watch`)."""

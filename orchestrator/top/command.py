@@ -18,7 +18,7 @@ ONCE_S: Final = 1.0
 
 
 def main(words: Sequence[str], every: float, *, once: bool) -> int:
-    """Runs until it is interrupted; exit code 0.
+    """Runs until it is interrupted; with `once` prints one picture, exit code 0.
 
     Raises:
         ConfigError: an address is none, or has another page.
@@ -41,9 +41,12 @@ async def _main(pages: list[Page], every: float, *, once: bool) -> int:
         await _read(pages)
         console.print(frame(pages))
         return 0
-    with Live(
-        frame(pages), console=console, screen=console.is_terminal, auto_refresh=False
-    ) as live:
+    if not console.is_terminal:
+        while True:
+            await asyncio.sleep(every)
+            await _read(pages)
+            console.print(frame(pages))
+    with Live(frame(pages), console=console, screen=True, auto_refresh=False) as live:
         while True:
             await asyncio.sleep(every)
             await _read(pages)

@@ -61,14 +61,18 @@ class Page:
         """Reads the page anew.
 
         Raises:
-            ConfigError: something answers that is no page of ours.
+            ConfigError: what answers there is no page of ours, and never was.
         """
         try:
-            text = await asyncio.to_thread(_fetch, self.url)
+            sample = _parsed(self.url, await asyncio.to_thread(_fetch, self.url))
         except (OSError, http.client.HTTPException) as error:
             self.now, self.before, self.error = None, None, _reason(error)
             return
-        sample = _parsed(self.url, text)
+        except ConfigError:
+            if not self.seen:
+                raise
+            self.now, self.before, self.error = None, None, "another page is there"
+            return
         self.now, self.before, self.error, self.seen = sample, self.now, "", True
 
     def rate(self, name: str, **labels: str) -> float | None:

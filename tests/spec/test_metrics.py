@@ -6,14 +6,17 @@ import json
 import re
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from bild_dist.clock import now_ns
 from bild_dist.config import Config, WorkerConfig
 from bild_dist.errors import ConfigError
 from bild_dist.metrics import Metrics, Tally
 from bild_dist.orchestrator.fleet import Fleet
+from bild_dist.orchestrator.telemetry import Telemetry
 from bild_dist.tables import TelemetryConfig
 from bild_dist.telemetry.page import lag_watched, page
 from bild_dist.types import Role
@@ -182,3 +185,35 @@ def test_what_holds_for_all_holds_for_the_workers() -> None:
     small, large = config.worker(Role.SMALL), config.worker(Role.LARGE)
     assert (small.traces, small.log, small.metrics) == ("http://b", "json", "127.0.0.1:2")
     assert (large.traces, large.log, large.metrics) == ("http://a", "json", "")
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a consumer keeps, as far as the metrics read it."""
+
+    done: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    unprocessable: int = 0
+    redelivered: int = 0
+    renewals: int = 0
+    last_pull_ns: int = 0
+
+
+def test_jobs_are_read_from_the_consumers_own_counts() -> None:
+    """Each under its name; the time since the last fetch stands still at 0 while there is no room for a job."""
+    metrics, counts, full = Metrics(), Counts(), [False]
+    telemetry = Telemetry(metrics)
+    telemetry.consume(counts, lambda: full[0])
+    counts.done, counts.cancelled, counts.failed, counts.unprocessable = 7, 1, 2, 3
+    counts.redelivered, counts.renewals, counts.last_pull_ns = 4, 5, now_ns() - 30_000_000_000
+    page = metrics.render()[0].decode()
+    for line in (
+        'bild_queue_jobs_total{status="done"} 7.0', 'bild_queue_jobs_total{status="cancelled"} 1.0',
+        'bild_queue_dead_letters_total{queue="failed"} 2.0', 'bild_queue_dead_letters_total{queue="unprocessable"} 3.0',
+        "bild_queue_redeliveries_total 4.0", "bild_queue_lease_renewals_total 5.0",
+    ):  # fmt: skip
+        assert line in page
+    assert 30 <= (metrics.registry.get_sample_value("bild_queue_seconds_since_fetch") or 0) < 90
+    full[0] = True
+    assert metrics.registry.get_sample_value("bild_queue_seconds_since_fetch") == 0
