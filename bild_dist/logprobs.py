@@ -55,6 +55,8 @@ def of(logs: Sequence[float], token: int, rules: Rules) -> Logprob:
 def flat(rows: Iterable[Logprob | None]) -> tuple[tuple[float, ...], tuple[int, ...]]:
     """Rows as `logprobs` and `top_ids` of a message. None stands where nothing was asked for."""
     told = [row for row in rows if row is not None]
+    if not told:
+        return (), ()
     numbers = tuple(p for row in told for p in (row.own, *(p for _, p in row.top)))
     return numbers, tuple(token for row in told for token, _ in row.top)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-PROTOCOL: Final = 4
+PROTOCOL: Final = 5
 """Version of the contract. Peers of different versions refuse each other."""
 
 MAX_FRAME: Final = 4 * 1024 * 1024

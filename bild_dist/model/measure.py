@@ -49,7 +49,7 @@ class Measures:
         """
         ids = torch.tensor(tokens, device=logits.device)[:, None]
         if self._rules.logprobs:
-            best = ranked(logits[:, : self._rules.vocabulary], self._rules.logprobs)
+            best = _likeliest(logits[:, : self._rules.vocabulary], self._rules.logprobs)
             ids = torch.cat((ids, best), -1)
         # Rounding may leave a certain token a little more than 1.
         nats = (logits.gather(-1, ids) - total[:, None]).clamp_(max=0)
@@ -115,6 +115,19 @@ class Measures:
             settled.append(int((left.log() + noise).argmax()))
             break
         return settled
+
+
+def _likeliest(logits: torch.Tensor, count: int) -> torch.Tensor:
+    """As `ranked`, without an integer for each id: 0.8 instead of 4.8 ms for eight rows of 49,152 ids
+    on one CPU thread.
+    """
+    values, ids = logits.topk(min(count, logits.shape[1]), -1)
+    if int((logits >= values[:, -1:]).sum()) > ids.numel():
+        # Equal ones on both sides of the edge: which of them came is anybody's guess.
+        return ranked(logits, count)
+    ids = ids.sort(-1).values
+    order = logits.gather(-1, ids).sort(dim=-1, descending=True, stable=True).indices
+    return ids.gather(-1, order)
 
 
 def _whole(logits: torch.Tensor) -> torch.Tensor:

@@ -35,8 +35,8 @@ class Books:
         """A token is text. `logprob`: of the model that decided it, where asked for. Returns why the
         text is over, if it is.
         """
-        told = (None,) if logprob is None else logprob
-        self._out.append(Token(len(self.tokens), token, source, confidence, distance, *told))
+        own, top = (None, ()) if logprob is None else logprob
+        self._out.append(Token(len(self.tokens), token, source, confidence, distance, own, top))
         self.tokens.append(token)
         self.sources.append(source)
         self.trace.fallbacks += source is Source.FALLBACK

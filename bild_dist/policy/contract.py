@@ -85,8 +85,11 @@ def verified_rows(asked: Verify, reply: Verified, rules: Rules) -> list[Logprob 
     """The log-probabilities that a check tells: of each accepted token that the large model decides,
     then of the one that it writes.
     """
-    writes = asked.bonus or reply.accepted < len(asked.exact)
-    return rows_of(reply, sum(asked.exact[: reply.accepted]) + writes, rules)
+    count = reply.accepted + 1
+    if rules.logprobs is not None:
+        writes = asked.bonus or reply.accepted < len(asked.exact)
+        count = sum(asked.exact[: reply.accepted]) + writes
+    return rows_of(reply, count, rules)
 
 
 def _is_chance(value: float) -> bool:
