@@ -54,6 +54,7 @@ _COMMANDS: Final = {
     "tune": "find the fastest setting whose quality stays above a floor",
     "eval": "measure quality and latency of a setting on a task",
     "report": "tables and figures of measured runs, as one page and one text",
+    "top": "watch running services: workers, requests, tokens, queue",
     "check": "say what works on this machine and what does not",
 }
 
@@ -94,6 +95,8 @@ def parser() -> Parser:
         elif name == "serve":
             pair_options(command)
             serving.options(command)
+        elif name == "top":
+            top_options(command)
         elif name == "check":
             pair_options(command)
     return top
@@ -129,6 +132,10 @@ def _run(arguments: argparse.Namespace, inproc: InProcess) -> int:
         from bild_dist.orchestrator import launch
 
         return launch.main(configured(arguments.config))
+    if arguments.command == "top":
+        from bild_dist.orchestrator.top import command
+
+        return command.main(arguments.pages, arguments.every, once=arguments.once)
     settings = {k: v for k, v in vars(arguments).items() if k not in _OWN}
     config, addresses = settled(settings)
     if arguments.command == "serve":
@@ -140,6 +147,16 @@ def _run(arguments: argparse.Namespace, inproc: InProcess) -> int:
     from bild_dist.orchestrator import generate
 
     return generate.main(generate.Job.from_arguments(arguments), config, addresses, inproc)
+
+
+def top_options(command: argparse.ArgumentParser) -> None:
+    """What `bild top` watches."""
+    command.add_argument(
+        "pages", nargs="+", metavar="ADDRESS",
+        help="where metrics are served: bild serve, consume, launch or a worker (http://127.0.0.1:8000)",
+    )  # fmt: skip
+    command.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="(default: 2)")
+    command.add_argument("--once", action="store_true", help="print one picture and end")
 
 
 def model_options(command: argparse.ArgumentParser) -> argparse._ArgumentGroup:

@@ -82,6 +82,8 @@ class WorkerClient:
         self._handled = 0
         self.round_trip_ns = 0
         """Of the last heartbeat."""
+        self.pong: Pong | None = None
+        """That heartbeat; None before the first."""
         self._beat_sent_ns = 0
 
     def __repr__(self) -> str:
@@ -277,6 +279,7 @@ class WorkerClient:
 
     def _on_pong(self, pong: Pong) -> None:
         self._heard_ns = now_ns()
+        self.pong = pong
         if pong.count == self._beats:
             self.round_trip_ns = self._heard_ns - self._beat_sent_ns
         asked = self._pongs.pop(pong.count, None)

@@ -12,11 +12,12 @@ from typing import Any, Self
 from bild_dist.clock import now_ns
 from bild_dist.errors import BildError, LocalProtocolError, WorkerUnavailable
 from bild_dist.orchestrator.client import WorkerClient
-from bild_dist.orchestrator.dispatcher import Dispatcher
+from bild_dist.orchestrator.dispatcher import Dispatcher, both
 from bild_dist.orchestrator.pairing import check_pair, schedule_for
 from bild_dist.orchestrator.prompt import Prompt, prepare
 from bild_dist.orchestrator.session import Record
 from bild_dist.orchestrator.text import Stream, Text
+from bild_dist.orchestrator.watch import Quiet, Watch
 from bild_dist.policy.events import Emit
 from bild_dist.types import Options, Result, Role, TokenEvent
 
@@ -84,7 +85,8 @@ class Generation:
 class Decoder:
     """Two workers that write one text, as an async context.
 
-    `addresses` names where the workers listen; `record` is told of every step of every request.
+    `addresses` names where the workers listen; `record` is told of every step of every request, `watch`
+    of requests as a whole. A later value of `watch` holds for the requests that begin after it.
     Raises on entering:
         WorkerUnavailable: nobody answers there.
         ConfigError: the two models do not fit together.
@@ -99,6 +101,7 @@ class Decoder:
         connect_timeout: float = 5.0,
         text: Text | None = None,
         record: Record | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self._addresses = addresses
         self._options = options if options is not None else Options()
@@ -106,6 +109,7 @@ class Decoder:
         self._timeout = connect_timeout
         self._text = text
         self._record = record
+        self.watch = watch
         self._stack = AsyncExitStack()
         self._dispatcher: Dispatcher
         self.workers: dict[Role, WorkerClient] = {}
@@ -198,21 +202,26 @@ class Decoder:
         record: Record | None,
     ) -> None:
         """The task of one request. Every way out sets `result` and ends `events`."""
+        watched, outcome = Quiet(self.watch, options, started_ns), "cancelled"
         try:
-            value = await self._decode(prompt, options, events, started_ns, record)
+            value = await self._decode(prompt, options, events, started_ns, record, watched)
+            outcome = value.finish_reason.value
             if not result.done():
                 result.set_result(value)
         except asyncio.CancelledError:
             result.cancel()
             raise
         except BildError as error:
+            outcome = type(error).__name__
             _refuse(result, error)
         except Exception as error:
+            outcome = LocalProtocolError.__name__
             # One request's bug must not take down the others: it is logged and told to its caller.
             logging.getLogger(__name__).exception("a request failed")
             _refuse(result, LocalProtocolError(f"a bug in the orchestrator: {error!r}"))
         finally:
             events.put_nowait(None)
+            watched.ended(outcome)
 
     async def _decode(
         self,
@@ -221,12 +230,17 @@ class Decoder:
         events: asyncio.Queue[TokenEvent | None],
         started_ns: int,
         record: Record | None,
+        watched: Quiet,
     ) -> Result:
         if self._text is None:
             raise LocalProtocolError("the decoder has not been entered")
+        if watched.traceparent:
+            options = options.merged({"traceparent": watched.traceparent})
         work = await prepare(prompt, options, self.workers, self._text)
         writer = _Writer(self._text.stream(options.stop), events)
-        outcome = await self._dispatcher.decode(work, writer, writer.give, started_ns, record)
+        outcome = await self._dispatcher.decode(
+            work, writer, writer.give, started_ns, both(record, watched.record), watched.admitted
+        )
         finish = outcome.finish
         if finish.reason is None:
             raise (

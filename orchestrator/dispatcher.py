@@ -15,6 +15,7 @@ from bild_dist.errors import DeadlineExceeded
 from bild_dist.messages import Rules
 from bild_dist.orchestrator.client import WorkerClient
 from bild_dist.orchestrator.session import Record, Session
+from bild_dist.orchestrator.watch import Progress
 from bild_dist.policy.events import Command, Emit, Event, Finish
 from bild_dist.policy.forecast import Costs, Forecast
 from bild_dist.policy.line import Stops
@@ -103,11 +104,12 @@ class Dispatcher:
         give: Callable[[Emit, bool], None],
         started_ns: int,
         record: Record | None = None,
+        admitted: Callable[[Progress], None] = lambda progress: None,
     ) -> Outcome:
         """Decodes one request when its turn has come.
 
         `give(emit, last)` gets the tokens as they become text; `last` with those that end it.
-        `record` is told of every step of this request alone.
+        `record` is told of every step of this request alone, `admitted` when it has a place.
         """
         options = work.options
         spent_s = (now_ns() - started_ns) / 1e9
@@ -118,7 +120,7 @@ class Dispatcher:
         self._sessions += options.branches
         forecast = self._forecast(options)
         machine = Machine(number, work.ids, work.source, work.rules, options, stops, forecast)
-        told = _both(self._record, record)
+        told = both(self._record, record)
         session = Session(number, machine, self._workers, give, started_ns, told)
         try:
             async with asyncio.timeout_at(deadline):
@@ -129,6 +131,13 @@ class Dispatcher:
             )
             finish = Finish(None, error)
         else:
+            admitted(
+                Progress(
+                    prompt_tokens=len(work.ids) + len(work.source),
+                    sources=machine.books.sources,
+                    trace=session.trace,
+                )
+            )
             try:
                 finish = await session.decode(deadline)
             finally:
@@ -155,7 +164,7 @@ class Dispatcher:
         return forecast
 
 
-def _both(one: Record | None, other: Record | None) -> Record | None:
+def both(one: Record | None, other: Record | None) -> Record | None:
     """Tells two watchers, or the only one there is."""
     if one is None or other is None:
         return one if other is None else other

@@ -14,6 +14,7 @@ from typing import NoReturn, Self, TypeAlias
 from bild_dist.config import Config
 from bild_dist.errors import BildError, ConfigError, WorkerUnavailable
 from bild_dist.orchestrator.decoder import Decoder
+from bild_dist.orchestrator.fleet import Fleet
 from bild_dist.orchestrator.opening import connected
 from bild_dist.orchestrator.patience import BACKOFF_S, Patience
 from bild_dist.orchestrator.session import Record
@@ -106,7 +107,9 @@ class Processes:
         say: Say,
         on_line: Callable[[Child, str], None] = lambda child, line: None,
         record: Record | None = None,
+        fleet: Fleet | None = None,
     ) -> None:
+        self._fleet = Fleet(None) if fleet is None else fleet
         self._config = config
         self._say = say
         self._record = record
@@ -162,14 +165,16 @@ class Processes:
 
         async def start(role: Role) -> None:
             supervisor, config = self._supervisor, self._config
-            worker = config.small if role is Role.SMALL else config.large
+            worker = config.worker(role)
             listen = supervisor.private_address(role, config.orchestrator.transport)
             try:
                 child = await supervisor.start(role, worker, listen)
             except BildError as error:
                 failures.append(error)
+                self._fleet.lost(role, error, None)
                 return
             self._children[role] = child
+            self._fleet.ready(child, worker)
             self._say(
                 f"{role} worker ready: pid={child.process.pid} {child.address} {child.description}"
             )
@@ -189,8 +194,10 @@ class Processes:
         child.stopping = True
         child.process.kill()
         await child.process.wait()
+        self._fleet.lost(role, WorkerUnavailable("it was frozen, and killed"), child)
 
     def _on_exit(self, child: Child, error: BildError) -> None:
+        self._fleet.lost(child.role, error, child)
         if self._children.get(child.role) is child:
             del self._children[child.role]
         if self._decoder is not None:
@@ -205,6 +212,7 @@ async def keeping(
     say: Say,
     on_line: Callable[[Child, str], None] = lambda child, line: None,
     record: Record | None = None,
+    fleet: Fleet | None = None,
 ) -> AsyncIterator[Keeping]:
     """What to `run` for a configuration: over running workers where `addresses` names them, in this
     process for the transport `inproc`, else over processes of its own, which end with the context.
@@ -214,5 +222,5 @@ async def keeping(
     elif config.orchestrator.transport == "inproc":
         yield Keeping(lambda: inproc(config, record), say)
     else:
-        async with Processes(config, say, on_line, record) as processes:
+        async with Processes(config, say, on_line, record, fleet) as processes:
             yield Keeping(processes.opened, say)

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 
 from bild_dist.config import Config, WorkerConfig
 from bild_dist.errors import BildError, ConfigError, WorkerUnavailable
+from bild_dist.orchestrator.fleet import Fleet, echo
 from bild_dist.orchestrator.patience import BACKOFF_S, Patience
 from bild_dist.orchestrator.supervisor import Child, Supervisor
+from bild_dist.orchestrator.telemetry import logged, told
 from bild_dist.types import Role
 
 
 def main(config: Config) -> int:
     """Runs until a signal comes (exit code 0) or a worker has to be given up (1)."""
-    return asyncio.run(_Launch(config).run())
+    logged(config.telemetry, service=True)
+    return asyncio.run(_launch(config))
+
+
+async def _launch(config: Config) -> int:
+    async with told(config.telemetry, "bild-launch") as telemetry:
+        if telemetry.page:
+            _say(f"metrics: {telemetry.page}")
+        return await _Launch(config, Fleet(telemetry.metrics)).run()
 
 
 class _Launch:
     """One `bild launch`. Owned by its main task."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, fleet: Fleet) -> None:
         self._config = config
+        self._fleet = fleet
         self._over = asyncio.Event()
         self._ended: dict[Child, asyncio.Future[BildError]] = {}
         self._failure: BildError | None = None
@@ -31,13 +41,13 @@ class _Launch:
         loop = asyncio.get_running_loop()
         for kind in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(kind, self._over.set)
-        async with Supervisor(self._on_exit, _say_for) as supervisor:
+        async with Supervisor(self._on_exit, echo) as supervisor:
             async with asyncio.TaskGroup() as group:
                 keepers = [
                     group.create_task(self._keep(supervisor, role, worker))
                     for role, worker in (
-                        (Role.LARGE, self._config.large),
-                        (Role.SMALL, self._config.small),
+                        (Role.LARGE, self._config.worker(Role.LARGE)),
+                        (Role.SMALL, self._config.worker(Role.SMALL)),
                     )
                 ]
                 await self._over.wait()
@@ -53,12 +63,14 @@ class _Launch:
         patience = Patience()
         while True:
             patience.begin()
+            child = None
             try:
                 child = await supervisor.start(role, worker, worker.listen)
                 ended = self._ended[child] = asyncio.get_running_loop().create_future()
                 _say(
                     f"{role} worker ready: pid={child.process.pid} {child.address} {child.description}"
                 )
+                self._fleet.ready(child, worker)
                 error = await ended
             except ConfigError as refusal:
                 self._give_up(refusal)
@@ -66,6 +78,7 @@ class _Launch:
             except BildError as failure:
                 error = failure
             _say(f"{role} worker lost: {error}")
+            self._fleet.lost(role, error, child)
             pause_s = patience.pause_s()
             if pause_s is None:
                 self._give_up(
@@ -90,7 +103,3 @@ class _Launch:
 
 def _say(line: str) -> None:
     print(line, flush=True)  # noqa: T201
-
-
-def _say_for(child: Child, line: str) -> None:
-    print(f"[{child.role}] {line}", file=sys.stderr, flush=True)  # noqa: T201

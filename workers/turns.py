@@ -78,6 +78,23 @@ class Work:
         return self.slot.needed or not isinstance(self.jobs[0].command, Draft)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readings:
+    """What an engine has done so far, and what it holds now. Counts only grow.
+
+    `served` are the requests in those passes, one for each pass that they had part in; `fed` the
+    tokens. `spent_ns` is the time of the passes, not that of their requests.
+    """
+
+    passes: int = 0
+    served: int = 0
+    fed: int = 0
+    spent_ns: int = 0
+    open_slots: int = 0
+    waiting: int = 0
+    kv_tokens: int = 0
+
+
 class Turns:
     """All requests of one model. Owned by the engine thread.
 
@@ -98,6 +115,8 @@ class Turns:
         self._usual_ns: dict[int, int] = {}
         self.passes = 0
         """Passes so far."""
+        self._fed = 0
+        self._spent_ns = 0
 
     @property
     def idle(self) -> bool:
@@ -106,6 +125,18 @@ class Turns:
     @property
     def open_slots(self) -> int:
         return self._pool.open_count
+
+    def readings(self) -> Readings:
+        """Safe to call from other threads."""
+        return Readings(
+            passes=self.passes,
+            served=self.passes,
+            fed=self._fed,
+            spent_ns=self._spent_ns,
+            open_slots=self._pool.open_count,
+            waiting=len(self._waiting),
+            kv_tokens=self._pool.held,
+        )
 
     def check(self) -> None:
         """Raises RuntimeError if the slots' books do not balance."""
@@ -311,6 +342,8 @@ class Turns:
         finally:
             self._started_ns = 0
         self.passes += 1
+        self._fed += length
+        self._spent_ns += spent_ns
         usual_ns = self._usual_ns.get(_bucket(length), spent_ns)
         self._usual_ns[_bucket(length)] = usual_ns + (spent_ns - usual_ns) // 8
         work.meter.compute_ns += spent_ns

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bild_dist.clock import now_ns
 from bild_dist.errors import TABLE
+from bild_dist.log import bound
 from bild_dist.orchestrator.http.admission import Admission
 from bild_dist.orchestrator.http.house import House
 from bild_dist.orchestrator.http.problems import Problem, problem_of
@@ -177,9 +178,9 @@ class _Stamped:
             await send(message)
 
         try:
-            await self._inner(scope, receive, stamped)
+            with bound(request_id=number):
+                await self._inner(scope, receive, stamped)
         finally:
             spent_ms = (now_ns() - started_ns) / 1e6
-            self._log.info(
-                "%s %s %d %.1f ms %s", scope["method"], scope["path"], status, spent_ms, number
-            )
+            fields = {"request_id": number, "status": status, "wall_ms": round(spent_ms, 1)}
+            self._log.info("%s %s", scope["method"], scope["path"], extra=fields)

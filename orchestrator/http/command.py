@@ -65,4 +65,7 @@ def main(config: Config, addresses: Mapping[Role, str], inproc: InProcess) -> in
         raise ConfigError(
             f"bild serve needs {error.name}, which is not installed: pip install 'bild-dist[serve]'"
         ) from None
+    from bild_dist.orchestrator.telemetry import logged
+
+    logged(config.telemetry, service=True)
     return asyncio.run(serve(config, addresses, inproc))

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from bild_dist.config import Config
 from bild_dist.errors import BildError, ConfigError
+from bild_dist.orchestrator.fleet import Fleet, echo
 from bild_dist.orchestrator.http.auth import Keys
 from bild_dist.orchestrator.http.command import InProcess
-from bild_dist.orchestrator.http.house import House, Metrics
+from bild_dist.orchestrator.http.house import House
 from bild_dist.orchestrator.http.server import Server, listen, signals
 from bild_dist.orchestrator.keeping import Keeping, keeping
-from bild_dist.orchestrator.supervisor import Child
+from bild_dist.orchestrator.telemetry import told
 from bild_dist.types import Role
 
 
-async def serve(
-    config: Config,
-    addresses: Mapping[Role, str],
-    inproc: InProcess,
-    metrics: Metrics | None = None,
-) -> int:
+async def serve(config: Config, addresses: Mapping[Role, str], inproc: InProcess) -> int:
     """Returns the exit code. The address is taken first, so that one which is not free is known
     before any model is loaded; until the models are there requests get 503.
 
@@ -31,18 +27,26 @@ async def serve(
     """
     keys = Keys.of(config.http)
     sock = listen(config.http)
-    told = asyncio.Event()
+    over = asyncio.Event()
     with sock:
-        async with keeping(config, addresses, inproc, _say, _say_for) as kept:
+        async with (
+            told(config.telemetry, "bild-serve", metrics=True) as telemetry,
+            keeping(config, addresses, inproc, _say, echo, fleet=Fleet(telemetry.metrics)) as kept,
+        ):
+            metrics = telemetry.metrics.render if telemetry.metrics is not None else None
             server = Server(House(config.http, kept, keys, metrics), sock)
 
             def stop() -> None:
-                if told.is_set():  # told twice: does not want to wait
+                if over.is_set():  # told twice: does not want to wait
                     server.hurry.set()
-                told.set()
+                over.set()
+
+            def up() -> None:
+                telemetry.watch(kept.decoder)
+                _say(f"serving at {server.address}")
 
             with signals(stop):
-                failure = await _until(told, server, kept)
+                failure = await _until(over, server, kept, up)
     if isinstance(failure, ConfigError):
         raise failure
     if failure is not None:
@@ -50,21 +54,23 @@ async def serve(
     return 0 if failure is None and server.clean else 1
 
 
-async def _until(told: asyncio.Event, server: Server, kept: Keeping) -> BildError | None:
+async def _until(
+    over: asyncio.Event, server: Server, kept: Keeping, up: Callable[[], None]
+) -> BildError | None:
     """Serves until somebody says to stop, or there is nothing left to serve with: then why."""
     failures: list[BildError] = []
 
     async def keep() -> None:
         try:
-            await kept.run(lambda: _say(f"serving at {server.address}"))
+            await kept.run(up)
         except BildError as error:
             failures.append(error)
-            told.set()
+            over.set()
 
     async with asyncio.TaskGroup() as group:
         keeper = group.create_task(keep())
         async with server:
-            await told.wait()
+            await over.wait()
             if not failures:
                 _say("stopping: requests under way may end")
         keeper.cancel()
@@ -77,7 +83,3 @@ def _say(line: str) -> None:
 
 def _say_error(line: str) -> None:
     print(f"bild serve: {line}", file=sys.stderr, flush=True)  # noqa: T201
-
-
-def _say_for(child: Child, line: str) -> None:
-    print(f"[{child.role}] {line}", file=sys.stderr, flush=True)  # noqa: T201
