@@ -98,6 +98,11 @@ async def test_a_server_survives_its_workers(transport: str, kind: signal.Signal
             assert small != running.pids["small"]
             after = (await client.post("/v1/completions", json=HELLO)).json()
             assert before["choices"] == after["choices"]
+            page = (await client.get("/metrics")).text
+            reason = "signal"  # a frozen one is killed in the end
+            assert f'bild_worker_restarts_total{{reason="{reason}",worker="small"}} 1.0' in page
+            assert 'bild_worker_up{worker="small"} 1.0' in page
+            assert 'bild_tokens_total{source="small"}' in page
         running.process.terminate()
         assert 0 == running.process.wait(20)
 
