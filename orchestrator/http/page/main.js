@@ -36,7 +36,7 @@ function dress() {
   $("write").disabled = busy;
   $("stop").disabled = $("stop-here").hidden = !busy;
   $("over").hidden = busy || !talk.length;
-  $("prompt-label").textContent = chatting() ? (talk.length ? "Your answer" : "Message") : "Prompt";
+  $("prompt-label").textContent = chatting() ? (talk.length ? "Next message" : "Message") : "Prompt";
 }
 function slide(name) {
   $(`${name}-slide`).addEventListener("input", () => {
@@ -193,15 +193,15 @@ async function write() {
   voice.begin();
   lanes.begin(story, () => clock.now());
   $("state").textContent = "Writing …";
+  $("says").textContent = "";
   $("results").setAttribute("aria-busy", "true");
   if ($("results").getBoundingClientRect().top > innerHeight * 0.8) $("results").scrollIntoView();
   let end = null;
   try {
     for await (const choice of stream(chat ? "v1/chat/completions" : "v1/completions", asked, $("key").value, running.signal)) {
-      const low = atEnd();
       take(choice, story, words, clock);
       update(story);
-      if (low) scrollTo(0, document.documentElement.scrollHeight);
+      follow();
     }
   } catch (error) {
     end = error.name === "AbortError" ? "Stopped" : "Broken off";
@@ -215,7 +215,19 @@ async function write() {
   }
   dress();
 }
-const atEnd = () => scrollY > 0 && innerHeight + scrollY >= document.documentElement.scrollHeight - 24;
+
+/** Who had scrolled to the end stays at it. Read off when they scroll, since asking for it costs a layout. */
+let low = false, following = 0;
+addEventListener("scroll", () => {
+  low = scrollY > 0 && innerHeight + scrollY >= document.documentElement.scrollHeight - 24;
+}, { passive: true });
+function follow() {
+  if (!low || following) return;
+  following = requestAnimationFrame(() => {
+    following = 0;
+    scrollTo(0, document.documentElement.scrollHeight);
+  });
+}
 
 function finish(story, words, end) {
   story.close();
@@ -224,7 +236,8 @@ function finish(story, words, end) {
   lanes.end();
   update(story);
   $("results").removeAttribute("aria-busy");
-  const n = story.tokens.length, size = `${n} ${n === 1 ? "token" : "tokens"} in ${(story.to / 1000).toFixed(2)} s`;
+  const n = story.tokens.length, last = n ? story.tokens[n - 1].at : 0;
+  const size = `${n} ${n === 1 ? "token" : "tokens"} in ${(last / 1000).toFixed(2)} s`;
   if (end) $("state").textContent = n ? `${end} after ${size}.` : "Nothing was written.";
   else $("state").textContent = `Finished: ${size}; ${ENDS[story.reason] ?? "the end"}.`;
   const share = (role) => `${role} busy ${(100 * lanes.busy(role)).toFixed(0)} % of the time`;

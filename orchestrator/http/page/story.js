@@ -21,7 +21,6 @@ export class Story {
   write(token, at) {
     const known = { ...token, at };
     this.tokens.push(known);
-    this.to = Math.max(this.to, at);
     if (token.source in this.counts) this.counts[token.source] += 1;
     const cell = this.live.get(token.position);
     if (cell && cell.token !== token.token) this.fall(token.position);
