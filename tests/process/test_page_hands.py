@@ -188,3 +188,20 @@ async def test_a_text_that_breaks_off_stays(browser: Browser) -> None:
         await write(page)
         await says(page, "#problem", "connection was cut")
         assert [("cut", "small")] == await tokens(page)
+
+
+async def test_a_page_that_came_too_early_gets_its_models(browser: Browser) -> None:
+    """While models load, or are started again, the page says so; it is ready by itself once they are."""
+    async with serving() as served:
+        kept = served.house.keeping
+        decoder, kept._decoder = kept._decoder, None
+        async with opened(browser, served) as page:
+            await says(page, "#problem", "cannot write at the moment")
+            await says(page, "#health", "not available: the small and the large model")
+            kept._decoder = decoder
+            # It asks every few seconds, and when somebody looks at it again.
+            await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+            await ready(page)
+            await says(page, "#health", "both models are up")
+            assert await page.locator("#problem").is_hidden()
+            assert "0.6" == await page.input_value("#alpha_fb")

@@ -32,11 +32,16 @@ async function refusal(answer) {
 }
 
 function troubleOf(error, status, wait = null) {
+  // The server speaks to programs there, which send keys in a header.
+  if (status === 401) {
+    const wrong = error.code === "invalid_api_key";
+    const title = wrong ? "The server does not know this API key" : TITLES[401];
+    return new Trouble(title, wrong ? "Is it typed as it was given?" : "Type it into the field for it, and go on.", { status });
+  }
   const said = error.message ? sentence(String(error.message), error.param) : `Status ${status}.`;
   const seconds = Number.parseInt(wait ?? "", 10);
   const again = seconds > 0 ? ` Try again in ${seconds} ${seconds === 1 ? "second" : "seconds"}.` : "";
-  const unknown = error.code === "invalid_api_key" ? "The server does not know this API key" : null;
-  const title = unknown ?? TITLES[status] ?? "The server refused";
+  const title = TITLES[status] ?? "The server refused";
   return new Trouble(title, said + again, { status, param: error.param ?? null, code: error.code ?? null });
 }
 
