@@ -6,7 +6,6 @@ import logging
 import re
 import uuid
 from collections.abc import Awaitable, Callable
-from importlib.resources import files
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -21,16 +20,11 @@ from bild_dist.clock import now_ns
 from bild_dist.errors import TABLE
 from bild_dist.log import bound
 from bild_dist.orchestrator.http.admission import Admission
+from bild_dist.orchestrator.http.front import Front
 from bild_dist.orchestrator.http.house import House
 from bild_dist.orchestrator.http.problems import Problem, problem_of
 from bild_dist.orchestrator.http.writing import Writing
 
-_PAGE_TYPES: Final = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".svg": "image/svg+xml",
-}
 _REQUEST_ID: Final = re.compile("[A-Za-z0-9._:-]{1,128}")
 
 
@@ -51,8 +45,7 @@ def application(house: House) -> ASGIApp:
         Route("/health", small.health, methods=["GET"]),
         Route("/ready", small.ready, methods=["GET"]),
         Route("/metrics", small.metrics, methods=["GET"]),
-        Route("/", small.page, methods=["GET"]),
-        Route("/page/{name}", small.page, methods=["GET"]),
+        *Front(house).routes(),
     ]
     return _Stamped(Starlette(routes=routes, exception_handlers=handlers), house.admission)
 
@@ -93,20 +86,6 @@ class _Small:
             raise Problem(404, "this server measures nothing", code="unknown_url")
         body, kind = self._house.metrics()
         return Response(body, media_type=kind)
-
-    async def page(self, request: Request) -> Response:
-        """The page that shows two models at work, where this installation has one."""
-        name = request.path_params.get("name", "index.html")
-        file = files("bild_dist.orchestrator.http").joinpath("page").joinpath(name)
-        kind = _PAGE_TYPES.get(f".{name.rpartition('.')[2]}")
-        if kind is None or "/" in name or name.startswith(".") or not file.is_file():
-            raise HTTPException(404)
-        headers = {
-            "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; "
-            "img-src 'self' data:; frame-ancestors 'none'",
-            "X-Content-Type-Options": "nosniff",
-        }
-        return Response(file.read_bytes(), media_type=kind, headers=headers)
 
 
 def _model(name: str) -> dict[str, object]:
