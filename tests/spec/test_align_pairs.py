@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
 from bild_dist.app import inproc
+from bild_dist.errors import ConfigError
 from bild_dist.evaluation.align import main as front
 from bild_dist.evaluation.align.calibration import Question
 from bild_dist.evaluation.align.models import Source
 from bild_dist.evaluation.align.outputs import Asked, write
 from tests.spec.test_align import FEW, LINES
-from tests.tiny import write_pair
+from tests.tiny import build, write_model, write_pair
 
 
 @pytest.fixture(autouse=True)
@@ -68,3 +69,46 @@ def test_a_teacher_keeps_to_the_shared_ids(tmp_path):
         assert rows.argmax(-1).tolist() == list(output.ids)
         best = torch.log_softmax(rows, -1).amax(-1)
         torch.testing.assert_close(torch.tensor(output.top_logprobs[:, 0]).float(), best, atol=1e-2, rtol=1e-2)
+
+
+def test_a_pair_that_no_worker_takes_is_refused_at_once(tmp_path, capsys):
+    """A window that slides within --max-length is seen before the large model writes its first text."""
+    small = write_model(tmp_path / "small", "llama", tokenizer=True)
+    held = json.loads((small / "config.json").read_text())
+    config = MistralConfig(
+        vocab_size=held["vocab_size"], hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=96, sliding_window=32,
+        bos_token_id=0, pad_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    large = tmp_path / "large"
+    build(MistralForCausalLM, config).save_pretrained(large)
+    for file in small.glob("tokenizer*"):
+        (large / file.name).write_bytes(file.read_bytes())
+    argv = ["--small", str(small), "--large", str(large), "--out", str(tmp_path / "out"),
+            "--corpus", prompts_in(tmp_path), *FEW]  # fmt: skip
+    assert front.main(argv, inproc) == 2
+    assert "--max-length 32 or less" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_was_counted_is_kept_where_the_pair_cannot_be_opened(tmp_path, monkeypatch):
+    """A report of the agreement lies there, under a name that nobody takes for the end; the same command
+    comes to it.
+    """
+    small, large = write_pair(tmp_path, "llama", noise=0.1, tokenizer=True)
+    argv = ["--small", str(small), "--large", str(large), "--out", str(tmp_path / "out"),
+            "--corpus", prompts_in(tmp_path), *FEW]  # fmt: skip
+
+    def closed(*_: object) -> None:
+        raise ConfigError("no worker takes it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(front.together, "completed", closed)
+        assert front.main(argv, inproc) == 2
+    out = tmp_path / "out"
+    assert json.loads((out / "report.partial.json").read_text())["after"]["match_rate"] > 0
+    assert not (out / front.REPORT).exists()
+    assert front.main(argv, inproc) == 0
+    assert (out / front.REPORT).exists()
+    assert not (out / "report.partial.json").exists()

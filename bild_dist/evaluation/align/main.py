@@ -45,6 +45,10 @@ if TYPE_CHECKING:
     from bild_dist.orchestrator.cli import InProcess
 
 REPORT: Final = "report.json"
+_COUNTED: Final = "report.partial.json"
+"""The report before the pair was opened. Under a name of its own: whoever waits for the other takes it for
+the end.
+"""
 _TOKENIZER: Final = (
     "tokenizer*", "*.jinja", "*.model", "*.spm", "vocab.*", "merges.txt", "special_tokens_map.json",
     "added_tokens.json", "chat_template.json", "tekken.json",
@@ -107,6 +111,8 @@ class Align:
         self._save(small, head)
         after = self._agreement(self._written(), tests, None)
         if before is not None and after is not None:
+            # Kept whatever becomes of the pair in the decoder: counting took longer than that will.
+            self._report(_COUNTED, before, after, asking.learned, texts, tests)
             with self._err.status("measuring the pair") as status:
                 before, after = together.completed(
                     plan,
@@ -119,7 +125,9 @@ class Align:
                     status.update,
                 )
             agreement.show(before, after, self._err)
-        self._report(before, after, asking.learned, texts, tests)
+        self._report(REPORT, before, after, asking.learned, texts, tests)
+        (plan.out / _COUNTED).unlink(missing_ok=True)
+        self._say(f"written to {plan.out}, with {REPORT}")
         return True
 
     def _large(self) -> Any:
@@ -217,8 +225,8 @@ class Align:
         return replace(plan.small, model=str(plan.out), exit_layer=0, layers=()).load()
 
     def _report(
-        self, before: agreement.Report | None, after: agreement.Report | None, found: Questions,
-        texts: Sequence[Output], tests: Sequence[Output],
+        self, name: str, before: agreement.Report | None, after: agreement.Report | None,
+        found: Questions, texts: Sequence[Output], tests: Sequence[Output],
     ) -> None:  # fmt: skip
         plan = self._plan
         said = {
@@ -228,12 +236,11 @@ class Align:
             "before": before and before.as_dict(), "after": after and after.as_dict(),
         }  # fmt: skip
         try:
-            write_whole(plan.out / REPORT, json.dumps(said, indent=1) + "\n")
+            write_whole(plan.out / name, json.dumps(said, indent=1) + "\n")
         except ConfigError as error:
             raise ConfigError(
                 f"{error}: make room and start the same command again; the training is kept"
             ) from None
-        self._say(f"written to {plan.out}, with {REPORT}")
 
     def _say_skipped(self, found: Questions) -> None:
         if found.skipped:

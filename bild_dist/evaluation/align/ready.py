@@ -9,6 +9,7 @@ from transformers import GenerationConfig
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.align.models import Source
 from bild_dist.evaluation.align.options import Alignment
+from bild_dist.model.load import length_of
 from bild_dist.model.rules import rules_of
 from bild_dist.model.tokenizer import Tokens
 
@@ -44,6 +45,8 @@ def check(plan: Alignment) -> None:
         if plan.out.resolve() == source.folder().resolve():
             raise ConfigError(f"--out {plan.out} is a model that is read: name another folder")
         _rules(source, encdec=encdec)
+        # A worker asks the same when the pair is opened, after all that takes time.
+        length_of(source.model, source.plan().get_text_config(decoder=True), plan.max_length)
 
 
 def agree(small: Tokens, large: Tokens) -> None:
