@@ -327,6 +327,8 @@ def test_an_interrupted_alignment_goes_on(tmp_path, capsys):
     assert "the same command goes on" in capsys.readouterr().err
     assert front.main([*argv, "--rate", "0.5"], inproc) == 2
     assert "rate = 0.0001, not 0.5" in capsys.readouterr().err
+    assert front.main([*argv, "--choices", "4"], inproc) == 2
+    assert "choices = 16, not 4" in capsys.readouterr().err
     assert front.main(argv, inproc) == 0
 
 

@@ -58,6 +58,7 @@ class Alignment:
         """What a run must have in common with the one that it goes on with."""
         return {
             **asdict(self.training),
+            "choices": self.writing.choices,
             "head": self.head,
             "joint": self.joint,
             "models": list(fingerprints),
