@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
 from bild_dist.app import inproc
@@ -112,3 +113,31 @@ def test_what_was_counted_is_kept_where_the_pair_cannot_be_opened(tmp_path, monk
     assert front.main(argv, inproc) == 0
     assert (out / front.REPORT).exists()
     assert not (out / "report.partial.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "stored"),
+    [
+        ((), torch.float32),
+        (("--dtype", "bfloat16"), torch.bfloat16),
+        (("--storage", "bfloat16"), torch.bfloat16),
+        (("--dtype", "bfloat16", "--storage", "float32"), torch.float32),
+    ],
+)
+def test_a_pair_is_stored_as_it_was_computed(more, stored, tmp_path):
+    """Rounding what was learned in float32 is for those who ask for it."""
+    small, large = write_pair(tmp_path, "t5", noise=0.1, tokenizer=True)
+    argv = ["--small", str(small), "--large", str(large), "--out", str(tmp_path / "out"), "--corpus",
+            prompts_in(tmp_path, 40), *FEW, "--epochs", "1", "--held-out", "1", *more]  # fmt: skip
+    assert front.main(argv, inproc) == 0
+    weights = load_file(tmp_path / "out" / "model.safetensors").values()
+    assert {weight.dtype for weight in weights} == {stored}
+
+
+def test_a_draft_is_not_stored_in_float32(tmp_path, capsys):
+    """Its format has no such thing, and says so before anything is written."""
+    _, large = write_pair(tmp_path, "llama", tokenizer=True)
+    argv = ["--large", str(large), "--early-exit", "1", "--storage", "float32", "--out", str(tmp_path / "out"),
+            "--corpus", prompts_in(tmp_path), *FEW]  # fmt: skip
+    assert front.main(argv, inproc) == 2
+    assert "a draft takes bfloat16 or int8" in capsys.readouterr().err

@@ -205,7 +205,7 @@ class Align:
             if plan.shared and not small.config.is_encoder_decoder:
                 draft.save(small, plan.out, _base(plan.large.model, plan.out), head, plan.storage)
                 return
-            small.to(torch.bfloat16 if plan.storage == "bfloat16" else torch.float32)
+            small.to(DTYPES[plan.storage])
             small.save_pretrained(str(plan.out))
             for file in plan.large.folder().iterdir():
                 if any(file.match(pattern) for pattern in _TOKENIZER):

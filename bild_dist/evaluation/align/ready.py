@@ -28,6 +28,8 @@ def check(plan: Alignment) -> None:
         raise ConfigError(
             "--head and --storage int8 are for drafts of decoder-only models: leave them out"
         )
+    if plan.shared and not encdec and plan.storage == "float32":
+        raise ConfigError("--storage float32 is for whole models: a draft takes bfloat16 or int8")
     there = _layers(shape, encdec=encdec)
     absent = [layer for layer in plan.small.layers if not 0 <= layer < there]
     if absent:
