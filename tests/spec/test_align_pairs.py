@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
 from bild_dist.app import inproc
 from bild_dist.errors import ConfigError
+from bild_dist.evaluation.align import agreement
 from bild_dist.evaluation.align import main as front
 from bild_dist.evaluation.align.calibration import Question
 from bild_dist.evaluation.align.models import Source
@@ -141,3 +142,23 @@ def test_a_draft_is_not_stored_in_float32(tmp_path, capsys):
             "--corpus", prompts_in(tmp_path), *FEW]  # fmt: skip
     assert front.main(argv, inproc) == 2
     assert "a draft takes bfloat16 or int8" in capsys.readouterr().err
+
+
+def test_texts_of_a_joint_model_are_judged_by_itself(tmp_path, monkeypatch):
+    """What stands behind its own most likely ids is reckoned with the model that was trained, which is the
+    large one of the pair now.
+    """
+    large = write_model(tmp_path / "large", "llama", tokenizer=True)
+    judges, judged = [], agreement.judged
+
+    def told(model, *given, **more):
+        judges.append(model)
+        return judged(model, *given, **more)
+
+    monkeypatch.setattr(agreement, "judged", told)
+    argv = ["--large", str(large), "--early-exit", "1", "--joint", "--replay", "0.2/2", "--out",
+            str(tmp_path / "out"), "--corpus", prompts_in(tmp_path), *FEW, "--rate", "1e-2"]  # fmt: skip
+    assert front.main(argv, inproc) == 0
+    (judge,) = judges
+    trained = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(weight, trained[name]) for name, weight in judge.named_parameters())

@@ -109,7 +109,8 @@ class Align:
             self._say(f"stopped after --minutes {plan.minutes:g}: the same command goes on")
             return False
         self._save(small, head)
-        after = self._agreement(self._written(), tests, None)
+        written = self._written()
+        after = self._agreement(written, tests, None)
         if before is not None and after is not None:
             # Kept whatever becomes of the pair in the decoder: counting took longer than that will.
             self._report(_COUNTED, before, after, asking.learned, texts, tests)
@@ -120,7 +121,8 @@ class Align:
                     before,
                     after,
                     tests,
-                    self._large(),
+                    # Trained together with its exit, the large model of the pair is another one.
+                    written if plan.training.exit_layer else self._large(),
                     self._forced,
                     status.update,
                 )
