@@ -162,3 +162,16 @@ def test_texts_of_a_joint_model_are_judged_by_itself(tmp_path, monkeypatch):
     (judge,) = judges
     trained = load_file(tmp_path / "out" / "model.safetensors")
     assert all(torch.equal(weight, trained[name]) for name, weight in judge.named_parameters())
+
+
+def test_somebody_elses_model_is_not_written_over(tmp_path, capsys):
+    """A folder with a model and no trace of an alignment; one that an alignment left may be gone on with."""
+    small, large = write_pair(tmp_path, "llama", noise=0.1, tokenizer=True)
+    other = write_model(tmp_path / "precious", "gpt2")
+    before = {file.name: file.read_bytes() for file in other.iterdir()}
+    argv = ["--small", str(small), "--large", str(large), "--corpus", prompts_in(tmp_path), *FEW]
+    assert front.main([*argv, "--out", str(other)], inproc) == 2
+    assert "precious holds a model (config.json)" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in other.iterdir()} == before
+    for _ in range(2):
+        assert front.main([*argv, "--out", str(tmp_path / "out")], inproc) == 0

@@ -44,7 +44,7 @@ from bild_dist.model.short_head import ShortHead, end_ids
 if TYPE_CHECKING:
     from bild_dist.orchestrator.cli import InProcess
 
-REPORT: Final = "report.json"
+REPORT: Final = ready.REPORT
 _COUNTED: Final = "report.partial.json"
 """The report before the pair was opened. Under a name of its own: whoever waits for the other takes it for
 the end.
@@ -56,7 +56,6 @@ _TOKENIZER: Final = (
 """Files that say how a model reads text."""
 _WEIGHTS: Final = ("draft.*", "config.json", "generation_config.json", "model*.safetensors*")
 """Files that say what a model is."""
-_RUN: Final = "training"
 
 
 def main(argv: Sequence[str], inproc: InProcess) -> int:
@@ -178,7 +177,7 @@ class Align:
         identity = plan.identity([plan.small.fingerprint(), plan.large.fingerprint()])
         read = sha256(json.dumps([(text.prompt_ids, text.ids) for text in texts]).encode())
         identity["texts"] = f"{len(texts)} texts, {read.hexdigest()[:16]}"
-        checkpoints = Checkpoints(plan.out / _RUN, identity)
+        checkpoints = Checkpoints(plan.out / ready.RUN, identity)
         lessons = [text.lesson() for text in texts if text.ids]
         run = Run(small, lessons, plan.training, checkpoints, self._map(small, head))
         with Bar("small model learns", run.steps) as bar:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from transformers import GenerationConfig
 
@@ -12,6 +13,12 @@ from bild_dist.evaluation.align.options import Alignment
 from bild_dist.model.load import length_of
 from bild_dist.model.rules import rules_of
 from bild_dist.model.tokenizer import Tokens
+
+
+REPORT: Final = "report.json"
+"""Beside an aligned model, what came of it."""
+RUN: Final = "training"
+"""Beside it, its checkpoints."""
 
 
 def check(plan: Alignment) -> None:
@@ -43,12 +50,25 @@ def check(plan: Alignment) -> None:
         )
         if _layers(cut.plan(), encdec=encdec) == there:
             raise ConfigError(f"--early-exit {exits} is the whole model: take fewer layers")
+    _free(plan.out)
     for source in (plan.small, plan.large):
         if plan.out.resolve() == source.folder().resolve():
             raise ConfigError(f"--out {plan.out} is a model that is read: name another folder")
         _rules(source, encdec=encdec)
         # A worker asks the same when the pair is opened, after all that takes time.
         length_of(source.model, source.plan().get_text_config(decoder=True), plan.max_length)
+
+
+def _free(out: Path) -> None:
+    """Raises ConfigError if a folder holds a model that no alignment wrote there."""
+    ours = (out / RUN).is_dir() or (out / REPORT).is_file()
+    found = [name for name in ("config.json", "draft.json") if (out / name).is_file()]
+    found += sorted(file.name for file in out.glob("*.safetensors"))
+    if found and not ours:
+        raise ConfigError(
+            f"--out {out} holds a model ({found[0]}) that is not of `bild align`, and it would be written over: name "
+            "another folder"
+        )
 
 
 def agree(small: Tokens, large: Tokens) -> None:
