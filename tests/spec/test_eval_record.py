@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Sequence
 from math import inf
@@ -15,6 +16,7 @@ from bild_dist.app import inproc
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.metrics import registry
 from bild_dist.evaluation.run import main as front
+from bild_dist.evaluation.run.files import write_whole
 from bild_dist.evaluation.run.figures import Judge, Written, merged
 from bild_dist.evaluation.run.options import planned
 from bild_dist.evaluation.run.partial import Partial
@@ -67,6 +69,21 @@ def test_a_last_line_that_was_cut_off_is_cut_off_there(
     assert len(again.found) == 2
     again.__exit__()
     assert again.path.read_bytes() == kept
+
+
+def test_a_file_has_its_name_when_it_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it was made of is removed next: a machine that stops then must find it whole."""
+    file, synced = tmp_path / "out.json", []
+
+    def told(number: int) -> None:
+        synced.append((os.fstat(number).st_size, file.exists()))
+
+    monkeypatch.setattr(os, "fsync", told)
+    write_whole(file, ["one\n", "two\n"])
+    assert synced == [(8, False)]
+    assert file.read_text() == "one\ntwo\n"
 
 
 BROKEN: dict[str, tuple[tuple[str | int, ...], Any, str]] = {
