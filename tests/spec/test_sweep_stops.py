@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bild_dist.app import inproc
+from bild_dist.evaluation.sweep import aside
 from bild_dist.evaluation.sweep import main as command
 from bild_dist.evaluation.sweep.journal import Journal
+from bild_dist.evaluation.sweep.running import Stages
 from tests.spec.test_sweep import GRID, swept, words, written
 
 
@@ -45,4 +50,31 @@ def test_a_journal_that_lacks_the_models_is_completed(task: Path) -> None:
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(line for line in lines if not line.startswith('{"key": "models"')))
     assert len(lines) > len(journal.read_text().splitlines())
+    assert swept(task, *GRID).points
+
+
+@pytest.mark.parametrize("stage", ["_timed_by", "_own"])
+def test_a_prediction_that_is_stopped_ends_with_its_setting(
+    stage: str, task: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C is heard between two settings, not behind the last one of the grid; what was recorded is kept."""
+    whole, asked, flags = getattr(Stages, stage), [], []
+
+    def flag() -> threading.Event:
+        flags.append(threading.Event())
+        return flags[-1]
+
+    def stopped(self: Stages, *given: Any) -> Any:
+        asked.append(given)
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGINT)
+        assert flags[-1].wait(30)
+        return whole(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(aside, "threading", SimpleNamespace(Event=flag))
+        patch.setattr(Stages, stage, stopped)
+        assert command.main(words(task, *GRID), inproc) == 130
+    assert len(asked) == 1
     assert swept(task, *GRID).points
