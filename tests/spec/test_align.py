@@ -361,7 +361,5 @@ def test_joint_training_writes_one_model_for_both(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(out)
     assert model.config.num_hidden_layers == 3
     old, new = load_file(large / "model.safetensors"), load_file(out / "model.safetensors")
-    assert any(
-        not torch.equal(old[name], new[name]) for name in old if "layers.2" in name
-    )
+    assert any(not torch.equal(old[name], new[name]) for name in old if "layers.2" in name)
     assert load(WorkerConfig(model=str(out), exit_layer=1, threads=1)).info.model

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
 from bild_dist.app import inproc
 from bild_dist.errors import ConfigError
-from bild_dist.evaluation.align import agreement
+from bild_dist.evaluation.align import agreement, together
 from bild_dist.evaluation.align import main as front
 from bild_dist.evaluation.align.calibration import Question
 from bild_dist.evaluation.align.models import Source
@@ -34,7 +34,7 @@ def prompts_in(folder: Path, count: int = 120) -> str:
 def pad(folder: Path, more: int) -> int:
     """Gives a model ids that no tokenizer has, and that it likes to write. Returns how many it had."""
     model = AutoModelForCausalLM.from_pretrained(folder)
-    there = model.config.vocab_size
+    there = int(model.config.vocab_size)
     model.resize_token_embeddings(there + more)
     for table in (model.lm_head.weight, model.model.embed_tokens.weight):
         table[there:] = table[:more] * 1.1
@@ -45,9 +45,9 @@ def pad(folder: Path, more: int) -> int:
 @pytest.mark.parametrize("wider", ["small", "large"])
 def test_padded_vocabularies_are_aligned(wider, tmp_path):
     """Ids that one of the two lacks are masked, in what is learned as in the decoder."""
-    pair = dict(zip(("small", "large"), write_pair(tmp_path, "llama", noise=0.1, tokenizer=True)))
-    pad(pair[wider], 64)
-    argv = ["--small", str(pair["small"]), "--large", str(pair["large"]), "--out", str(tmp_path / "out"),
+    small, large = write_pair(tmp_path, "llama", noise=0.1, tokenizer=True)
+    pad(small if wider == "small" else large, 64)
+    argv = ["--small", str(small), "--large", str(large), "--out", str(tmp_path / "out"),
             "--corpus", prompts_in(tmp_path), *FEW]  # fmt: skip
     assert front.main(argv, inproc) == 0
     assert (tmp_path / "out" / front.REPORT).is_file()
@@ -70,7 +70,9 @@ def test_a_teacher_keeps_to_the_shared_ids(tmp_path):
             rows = model(input_ids=ids).logits[0, len(output.prompt_ids) - 1 :, :there]
         assert rows.argmax(-1).tolist() == list(output.ids)
         best = torch.log_softmax(rows, -1).amax(-1)
-        torch.testing.assert_close(torch.tensor(output.top_logprobs[:, 0]).float(), best, atol=1e-2, rtol=1e-2)
+        torch.testing.assert_close(
+            torch.tensor(output.top_logprobs[:, 0]).float(), best, atol=1e-2, rtol=1e-2
+        )
 
 
 def test_a_pair_that_no_worker_takes_is_refused_at_once(tmp_path, capsys):
@@ -106,7 +108,7 @@ def test_what_was_counted_is_kept_where_the_pair_cannot_be_opened(tmp_path, monk
         raise ConfigError("no worker takes it")
 
     with monkeypatch.context() as patch:
-        patch.setattr(front.together, "completed", closed)
+        patch.setattr(together, "completed", closed)
         assert front.main(argv, inproc) == 2
     out = tmp_path / "out"
     assert json.loads((out / "report.partial.json").read_text())["after"]["match_rate"] > 0

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from bild_dist.app import inproc
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.metrics import registry
 from bild_dist.evaluation.run import main as front
-from bild_dist.evaluation.run.files import write_whole
 from bild_dist.evaluation.run.figures import Judge, Written, merged
+from bild_dist.evaluation.run.files import write_whole
 from bild_dist.evaluation.run.options import planned
 from bild_dist.evaluation.run.partial import Partial
 from bild_dist.evaluation.run.record import Failure, Record, TextRecord
@@ -43,12 +44,17 @@ def test_a_full_disk_is_said_with_its_remedy(tmp_path: Path) -> None:
     step, outcome = Step("bild", 0, ITEMS[0]), Failure(ITEMS[0].id, "X", "y" * 100_000)
 
     def run() -> None:
-        with Partial(tmp_path / "out.json", {"task": "one"}) as partial:
+        with (
+            suppress(OSError),
+            ExitStack() as stack,
+            Partial(tmp_path / "out.json", {"task": "one"}) as partial,
+        ):
             partial._file.close()
-            partial._file = Path("/dev/full").open("a", encoding="utf-8")
+            # Whatever is written to it, the disk is full.
+            partial._file = stack.enter_context(Path("/dev/full").open("a", encoding="utf-8"))
             partial.add(step, outcome)
 
-    with pytest.raises(ConfigError, match="No space left .* make room"):
+    with pytest.raises(ConfigError, match=r"No space left .* make room"):
         run()
 
 

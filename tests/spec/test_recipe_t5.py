@@ -297,7 +297,8 @@ def test_a_run_from_nothing_goes_on_with_its_own_settings_only(
     """Whatever is chosen counts, and what is learned from; what another shape would end in, too."""
     words = TEXT.split()
     examples = [
-        Example(str(n), " ".join(words[n : n + 4]), " ".join(words[n + 1 : n + 4])) for n in range(40)
+        Example(str(n), " ".join(words[n : n + 4]), " ".join(words[n + 1 : n + 4]))
+        for n in range(40)
     ]
     monkeypatch.setattr(named, "load", lambda name, split: examples)
     (tmp_path / "tokenizer").mkdir()
@@ -312,7 +313,12 @@ def test_a_run_from_nothing_goes_on_with_its_own_settings_only(
         ])  # fmt: skip
 
     assert run() == 0
-    for option, other in (("dropout", "0.5"), ("dtype", "bfloat16"), ("inner", "64"), ("heads", "4")):
+    for option, other in (
+        ("dropout", "0.5"),
+        ("dtype", "bfloat16"),
+        ("inner", "64"),
+        ("heads", "4"),
+    ):
         assert run(f"--{option}", other) == 2
         assert f"holds a run with {option} = " in capsys.readouterr().err
     del examples[-1]

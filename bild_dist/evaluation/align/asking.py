@@ -28,7 +28,8 @@ class Asking:
         if not shape.is_encoder_decoder:
             room -= plan.writing.max_new_tokens
         own, width = (
-            int(part.get_text_config(decoder=True).vocab_size) for part in (plan.small.plan(), shape)
+            int(part.get_text_config(decoder=True).vocab_size)
+            for part in (plan.small.plan(), shape)
         )
         # Families pad their tables to different sizes: ids that one of them lacks the decoder masks too.
         shared = min(own, width)

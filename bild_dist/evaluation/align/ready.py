@@ -14,7 +14,6 @@ from bild_dist.model.load import length_of
 from bild_dist.model.rules import rules_of
 from bild_dist.model.tokenizer import Tokens
 
-
 REPORT: Final = "report.json"
 """Beside an aligned model, what came of it."""
 RUN: Final = "training"
