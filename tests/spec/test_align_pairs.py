@@ -1,6 +1,7 @@
 """`bild align` with pairs that are not alike in everything, and what it leaves on disk."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -177,3 +178,18 @@ def test_somebody_elses_model_is_not_written_over(tmp_path, capsys):
     assert {file.name: file.read_bytes() for file in other.iterdir()} == before
     for _ in range(2):
         assert front.main([*argv, "--out", str(tmp_path / "out")], inproc) == 0
+
+
+def test_an_alignment_that_was_interrupted_while_it_counted_is_not_done(tmp_path):
+    """The recipe waits for the report, which is written last, not for the draft."""
+    recipe = Path(__file__).parents[2] / "recipes" / "smollm2-draft"
+
+    def asked() -> str:
+        command = ["make", "-n", "-C", str(recipe), "align", f"RUN={tmp_path}"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    for name in ("draft.json", "draft.safetensors", "report.partial.json"):
+        (tmp_path / name).touch()
+        assert "bild align" in asked()
+    (tmp_path / "report.json").touch()
+    assert "bild align" not in asked()
