@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from bild_dist.errors import ConfigError, WorkerFault
 from bild_dist.kv.cache import LayerShape, SlotStore, shapes_of
 from bild_dist.messages import Info
-from bild_dist.model.foreign import first_line
+from bild_dist.model.foreign import first_line, no_memory
 from bild_dist.model.packed import pack, packs, reads_far
 from bild_dist.model.passes import Passes
 from bild_dist.model.plain import plain_of
@@ -55,9 +55,14 @@ def settle(passes: Passes, info: Info, *, plain: bool) -> tuple[list[LayerShape]
         if packed:
             pack(model, far=far)
         gap = _gap(passes, ids, source, shapes, expected)
-    except (WorkerFault, MemoryError, torch.OutOfMemoryError) as error:
+    except WorkerFault as error:
         raise ConfigError(f"{name} cannot run on {info.device}: {first_line(error)}") from None
     except Exception as error:
+        if no_memory(error):
+            raise ConfigError(
+                f"{name} does not fit into the memory of {info.device} ({first_line(error)}): take --dtype bfloat16, "
+                "a smaller model, or more memory"
+            ) from None
         raise ConfigError(
             f"{name} does not run over a cache that can be cut ({type(error).__name__}: {first_line(error)}): "
             "take a model whose layers all use full attention, such as Llama, Qwen, GPT-2, T5, BART or M2M100"
@@ -88,7 +93,9 @@ def _try_plain(
         if passes.plain is None:
             return
         good = _gap(passes, ids, source, shapes, expected) < _CLOSE
-    except Exception:
+    except Exception as error:
+        if no_memory(error):
+            raise
         # Whatever another release of transformers has renamed or does otherwise: modules can do
         # without, and show by themselves what is wrong if anything is.
         good = False

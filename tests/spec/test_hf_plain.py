@@ -258,3 +258,16 @@ def test_a_weight_is_held_once(
     assert isinstance(model._model.lm_head, PackedLinear) == (
         packed and packs(torch.device("cpu"), torch.float32)
     )
+
+
+@pytest.mark.parametrize("place", ["startup.pack", "llama.LlamaDecoder._turns"])
+def test_no_memory_is_called_no_memory(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU torch raises what it raises for anything: no model is wrong for it, and no other form is
+    smaller.
+    """
+    monkeypatch.setattr(f"bild_dist.model.{place}", lambda *_, **__: torch.empty(1 << 56))
+    if packs(torch.device("cpu"), torch.float32):
+        with pytest.raises(ConfigError, match=r"does not fit into the memory of cpu .*allocate"):
+            load_model(write(tmp_path, "biases"))
