@@ -10,9 +10,11 @@ more: there is no way back from there, so a model whose packed weights compute o
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 import torch
+import transformers
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 from bild_dist.errors import ConfigError, WorkerFault
@@ -92,15 +94,21 @@ def _try_plain(
         passes.plain = plain_of(passes.model)
         if passes.plain is None:
             return
-        good = _gap(passes, ids, source, shapes, expected) < _CLOSE
+        gap = _gap(passes, ids, source, shapes, expected)
+        if gap < _CLOSE:
+            return
+        why = f"gives other numbers, {gap:.2g} of the logits' spread apart"
     except Exception as error:
         if no_memory(error):
             raise
         # Whatever another release of transformers has renamed or does otherwise: modules can do
         # without, and show by themselves what is wrong if anything is.
-        good = False
-    if not good:
-        passes.plain = None
+        why = f"fails with {type(error).__name__}: {first_line(error)}"
+    passes.plain = None
+    logging.getLogger(__name__).warning(
+        "%s runs by its modules, which is slower: as plain operations it %s. Was transformers %s tested?",
+        type(passes.model).__name__, why, transformers.__version__,
+    )  # fmt: skip
 
 
 @torch.inference_mode()

@@ -56,6 +56,7 @@ def test_what_a_worker_says_of_itself(tmp_path: Path):
     assert (info.device, info.dtype, info.tokenizer, info.encodes) == ("cpu", "float32", "", False)
     info = load_model(write_model(tmp_path / "llama", "llama")).info
     assert (info.kind, info.max_length, info.max_source) == ("decoder", 96, 0)
+    assert info.architecture == "LlamaForCausalLM, plain operations"
     assert (info.decoder_prompt, info.rules.begin, info.rules.limit) == ((), 0, 0)
 
 

@@ -211,14 +211,20 @@ def crooked(*args: Any, later: bool = False, **kwargs: Any) -> Any:
     ],
 )  # fmt: skip
 def test_where_both_disagree_the_modules_run(
-    name: str, place: str, change: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    name: str, place: str, change: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     """A release of transformers that computes otherwise, or names things otherwise, costs speed and
-    nothing else: the model starts, its rows are right, and no layer holds on to joined weights.
+    nothing else: the model starts and says why it is slow, its rows are right, and no layer holds on to
+    joined weights.
     """
     monkeypatch.setattr(f"bild_dist.model.{place}", change)
     model, reference = load_model(write(tmp_path, name)), load_reference(tmp_path)
     assert model._passes.plain is None
+    assert "plain" not in model.info.architecture
+    (line,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert "runs by its modules" in line
+    assert ("AttributeError: renamed" if change is wrong else "gives other numbers") in line
     check_rows(model, reference, random.Random(name))
     for weight in model._model.parameters():
         assert weight.untyped_storage().nbytes() == 4 * weight.numel()
