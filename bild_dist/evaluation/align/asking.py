@@ -52,6 +52,7 @@ class Asking:
         limit = shared if shared < width else None
         writing = replace(plan.writing, forced_begin=self.forced, vocabulary=limit)
         self._teacher = Teacher(large, plan.large.fingerprint(), writing)
+        self._teacher.adopt(plan.large.fingerprint(of_old=True))
 
     def texts(self, found: Questions, name: str) -> list[Output]:
         """The answers, in the order of the questions."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -75,8 +75,17 @@ class Teacher:
 
     def __init__(self, model: Callable[[], Any], fingerprint: str, asked: Asked) -> None:
         self._model = model
-        self._fingerprint = fingerprint
+        self._folder = cache_folder().parent / "outputs" / fingerprint
         self._asked = asked
+
+    def adopt(self, name: str) -> None:
+        """Takes over the texts that an earlier version kept under another name. Once: what it then called
+        so, and is another model, does not find them again.
+        """
+        if not self._folder.exists():
+            # None there, or no room: they are written again.
+            with suppress(OSError):
+                self._folder.with_name(name).rename(self._folder)
 
     def outputs(
         self, questions: Sequence[Question], tell: Callable[[int, str], None] = lambda *_: None
@@ -103,7 +112,7 @@ class Teacher:
         said = [_FORMAT, asked.max_new_tokens, asked.choices, asked.forced_begin, *limit]
         key = json.dumps([*said, [q.ids for q in part]])
         name = sha256(key.encode()).hexdigest()[:16]
-        return cache_folder().parent / "outputs" / self._fingerprint / f"{name}.safetensors"
+        return self._folder / f"{name}.safetensors"
 
     def _write(self, part: Sequence[Question], tell: Callable[[int], None]) -> list[Output]:
         # Texts of one length together: little padding.
