@@ -198,9 +198,11 @@ def test_speed_ups_are_within_a_round_and_the_best_keeps_the_quality(
 
 
 def test_an_interrupted_measurement_goes_on_with_its_rounds(
-    stage: tuple[Stage, Any], tmp_path: Path
+    stage: tuple[Stage, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is complete is neither lost nor measured twice; other models are another measurement."""
+    """What is complete is neither lost nor measured twice; other models are another measurement, which says
+    what it writes over.
+    """
     played, run = stage
     played.stop_after = 13
     assert run("--rounds", "2") == 130
@@ -214,8 +216,12 @@ def test_an_interrupted_measurement_goes_on_with_its_rounds(
     shutil.rmtree(tmp_path / "aligned")
     write_model(tmp_path / "aligned", "t5", layers=1, seed=5)
     played.asked.clear()
+    capsys.readouterr()
     assert run("--rounds", "1") == 0
     assert len(played.asked) == once
+    said = capsys.readouterr().err
+    assert "round-1.json is of another measurement (models.aligned.sha256 was" in said
+    assert "written over" in said
 
 
 def test_who_cannot_take_part_is_named_and_the_others_are_measured(
