@@ -54,7 +54,12 @@ class HfModel:
         self._store: SlotStore | None = None
         self._passes = Passes(model, encdec=info.kind == "encoder-decoder")
         self._shapes, self._width = settle(self._passes, info, plain=plain)
-        self._info = replace(info, rules=replace(info.rules, vocabulary=self._width))
+        # For people: which form runs decides the speed, and depends on the release of transformers.
+        form = "" if self._passes.plain is None else ", plain operations"
+        self._info = replace(
+            info, architecture=info.architecture + form,
+            rules=replace(info.rules, vocabulary=self._width),
+        )  # fmt: skip
 
     @property
     def info(self) -> Info:

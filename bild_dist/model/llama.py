@@ -9,10 +9,9 @@ two at start-up (`startup.py`).
 
 Measured on SmolLM2-135M, one thread of an AMD EPYC beside a busy core, float32, torch 2.13, time of the
 thread, medians, packed modules as they were before in brackets: one, four and eight tokens behind 100
-take 43, 41 and 58 ms (66, 58, 78), of which the matrices are nine tenths; with its first four layers 12,
-13 and 16 ms (17, 18, 21); with a short head too 9 to 10, 10 to 11 and 13 to 14 ms (11 to 15, 11 to 15,
-14 to 18). A prompt of 200 takes 495 ms (537), with four layers 54 (72). An operation less in each layer is
-worth less than a hundredth.
+take 43, 41 and 58 ms (66, 58, 78), of which the matrices are nine tenths. A prompt of 200 takes 495 ms
+(537), with the first four layers alone 54 (72). An operation less in each layer is worth less than a
+hundredth. docs/alignment.md has what a draft of four layers takes.
 
 Shapes: Q ids fed, R of them read, L ids with keys, H heads, K of them with keys, D head size, W width,
 V vocabulary.

@@ -4,26 +4,31 @@ slot are right, and which form of it runs.
 The rows of its own cache-free forward are what everything else is held against. A plain decoder
 that gives the same takes the weights; a family without one, or a release of transformers that
 computes otherwise, runs by its modules. Weights are packed only then, one by one, so that at no
-time more than one of them is there twice.
+time more than one of them is there twice. What has been packed is held against the same rows once
+more: there is no way back from there, so a model whose packed weights compute otherwise is refused.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 import torch
+import transformers
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 from bild_dist.errors import ConfigError, WorkerFault
 from bild_dist.kv.cache import LayerShape, SlotStore, shapes_of
 from bild_dist.messages import Info
-from bild_dist.model.foreign import first_line
+from bild_dist.model.foreign import first_line, no_memory
 from bild_dist.model.packed import pack, packs, reads_far
 from bild_dist.model.passes import Passes
 from bild_dist.model.plain import plain_of
 
-_PROBE: Final = 7
-"""Ids of the probe."""
+_PROBE: Final = 36
+"""Ids of the probe. Passes of more than sixteen rows run by other operations than those of a few (`llama.py`),
+and otherwise at the start of a text than behind one: each half of the probe is more than that.
+"""
 _CLOSE: Final = 1e-3
 """Mean gap, in the spread of the logits, above which a plain decoder computes something else."""
 
@@ -38,11 +43,12 @@ def settle(passes: Passes, info: Info, *, plain: bool) -> tuple[list[LayerShape]
     """
     length = min(_PROBE, info.max_length)
     ids = [(7 * i + 3) % min(info.rules.vocabulary, 97) for i in range(length)]
+    source = ids[: info.max_source]
     name, model = info.architecture, passes.model
     try:
-        expected, shapes = _expected(passes, ids)
+        expected, shapes = _expected(passes, ids, source)
         if plain:
-            _try_plain(passes, ids, shapes, expected)
+            _try_plain(passes, ids, source, shapes, expected)
         packed, far = packs(model.device, model.dtype), reads_far(model)
         taken = () if passes.plain is None else passes.plain.matrices
         # The largest first: what each needs for a moment then fits where the one before had it.
@@ -50,16 +56,27 @@ def settle(passes: Passes, info: Info, *, plain: bool) -> tuple[list[LayerShape]
             matrix.take(packed=packed, far=far)
         if packed:
             pack(model, far=far)
-        gap = 0.0
-        if passes.plain is None:
-            gap = _gap(_found(passes, ids, shapes, expected.shape[-1]), expected)
-    except (WorkerFault, MemoryError, torch.OutOfMemoryError) as error:
+        gap = _gap(passes, ids, source, shapes, expected)
+    except WorkerFault as error:
         raise ConfigError(f"{name} cannot run on {info.device}: {first_line(error)}") from None
     except Exception as error:
+        if no_memory(error):
+            raise ConfigError(
+                f"{name} does not fit into the memory of {info.device} ({first_line(error)}): take --dtype bfloat16, "
+                "a smaller model, or more memory"
+            ) from None
         raise ConfigError(
             f"{name} does not run over a cache that can be cut ({type(error).__name__}: {first_line(error)}): "
             "take a model whose layers all use full attention, such as Llama, Qwen, GPT-2, T5, BART or M2M100"
         ) from error
+    if passes.plain is not None:
+        # Its modules' weights are gone, and with them the other form.
+        if not gap < _CLOSE:
+            raise ConfigError(
+                f"{name} computes otherwise once its weights lie as this CPU reads them fastest (mean gap {gap:.2g} "
+                "of the logits' spread): that is torch's fault. Take another release of it, or --dtype bfloat16"
+            )
+        return shapes, expected.shape[-1]
     half = shapes[0].dtype != torch.float32
     if not gap < (0.5 if half else 1e-2):
         raise ConfigError(
@@ -70,60 +87,79 @@ def settle(passes: Passes, info: Info, *, plain: bool) -> tuple[list[LayerShape]
 
 
 def _try_plain(
-    passes: Passes, ids: list[int], shapes: list[LayerShape], expected: torch.Tensor
-) -> None:
+    passes: Passes, ids: list[int], source: list[int], shapes: list[LayerShape], expected: torch.Tensor,
+) -> None:  # fmt: skip
     """Puts a plain decoder in the modules' place if there is one that computes what they do."""
     try:
         passes.plain = plain_of(passes.model)
         if passes.plain is None:
             return
-        good = _gap(_found(passes, ids, shapes, expected.shape[-1]), expected) < _CLOSE
-    except Exception:
+        gap = _gap(passes, ids, source, shapes, expected)
+        if gap < _CLOSE:
+            return
+        why = f"gives other numbers, {gap:.2g} of the logits' spread apart"
+    except Exception as error:
+        if no_memory(error):
+            raise
         # Whatever another release of transformers has renamed or does otherwise: modules can do
         # without, and show by themselves what is wrong if anything is.
-        good = False
-    if not good:
-        passes.plain = None
+        why = f"fails with {type(error).__name__}: {first_line(error)}"
+    passes.plain = None
+    logging.getLogger(__name__).warning(
+        "%s runs by its modules, which is slower: as plain operations it %s. Was transformers %s tested?",
+        type(passes.model).__name__, why, transformers.__version__,
+    )  # fmt: skip
 
 
 @torch.inference_mode()
-def _expected(passes: Passes, ids: list[int]) -> tuple[torch.Tensor, list[LayerShape]]:
+def _expected(
+    passes: Passes, ids: list[int], source: list[int]
+) -> tuple[torch.Tensor, list[LayerShape]]:
     """The rows of the cache-free forward, and what the layers keep in transformers' own cache."""
     device = passes.model.device
     whole, places = torch.tensor([ids], device=device), torch.arange(len(ids), device=device)[None]
-    source = passes.encode(ids) if passes.encdec else None
+    encoded = passes.encode(source) if passes.encdec else None
     grown: Cache = DynamicCache()
     if passes.encdec:
         grown = EncoderDecoderCache(grown, DynamicCache())
     passes.before(ids, 0)
-    passes.modules(whole, places, grown, source, 1)
-    rows = passes.modules(whole, places, None, source, len(ids))
+    passes.modules(whole[:, :1], places[:, :1], grown, encoded, 1)
+    rows = passes.modules(whole, places, None, encoded, len(ids))
     return rows.float(), shapes_of(grown)
 
 
 @torch.inference_mode()
-def _found(passes: Passes, ids: list[int], shapes: list[LayerShape], width: int) -> torch.Tensor:
-    """The same rows of passes over a slot."""
-    device = passes.model.device
-    whole, places = torch.tensor([ids], device=device), torch.arange(len(ids), device=device)[None]
-    slot = SlotStore(shapes, 1, len(ids), device).slot(0)
-    text = passes.open(slot, ids)
-    found = torch.empty(len(ids), width, device=device)
-    cut, last = len(ids) // 2, len(ids) - 1
-    # To the end, then back: a rollback.
-    for start, end in ((0, cut), (cut, len(ids)), (cut, last), (last, len(ids))):
-        if start == end:
+def _gap(
+    passes: Passes, ids: list[int], source: list[int], shapes: list[LayerShape], expected: torch.Tensor,
+) -> float:  # fmt: skip
+    """How far the rows of passes over a slot are from those expected, in their spread: the widest of
+    some passes, of which each is looked at by itself.
+    """
+    device, count = passes.model.device, len(ids)
+    places = torch.arange(count, device=device)[None]
+    slot = SlotStore(shapes, 1, count, device).slot(0)
+    text = passes.open(slot, source)
+    # The first pass ends in two wrong ids: what a rollback leaves in the slot must not count.
+    half = (count + 1) // 2
+    other = [*ids[:half], *reversed(ids[half : half + 2])]
+    widest = 0.0
+    for fed, start in ((other, 0), (ids, half), (ids, max(half, count - 5)), (ids, count - 1)):
+        rows, told = len(fed) - start, half if fed is other else count
+        if rows == 0:
             continue
-        slot.rewind(start, end - start)
-        passes.before(ids[:end], start)
-        part = slice(start, end)
-        found[part] = passes.logits(whole[:, part], places[:, part], text, end - start).float()
-    return found
+        slot.rewind(start, rows)
+        passes.before(fed, start)
+        given = torch.tensor([fed[start:]], device=device)
+        found = passes.logits(given, places[:, start : len(fed)], text, rows).float()
+        widest = max(widest, _apart(found[: told - start], expected[start:told]))
+    return widest
 
 
-def _gap(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """How far two tables of logits are apart, in the spread of the second."""
+def _apart(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """How far two tables of logits are apart, in the spread of the second; infinitely where one has
+    numbers that are none.
+    """
     # Both -inf, from a short head: the same, but no numbers to compare.
     told = (found != -torch.inf) | (expected != -torch.inf)
     gap = (found - expected)[told].abs().mean() / expected[told].std().clamp(min=1e-6)
-    return float(gap)
+    return float(gap.nan_to_num(torch.inf))

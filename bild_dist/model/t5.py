@@ -54,9 +54,8 @@ class T5Decoder:
         self._embed = decoder.embed_tokens.weight.detach()
         self._model = model
         self._last = Norm.of(decoder.final_layer_norm)
-        # mT5 never does. Before its own setting T5 did so where embedding and head are one.
-        old = config.model_type == "t5" and config.tie_word_embeddings
-        scaled = getattr(config, "scale_decoder_outputs", old)
+        # mT5 never does, and has no such setting.
+        scaled = getattr(config, "scale_decoder_outputs", False)
         self._scale = config.d_model**-0.5 if scaled else 1.0
         self._attention = decoder.block[0].layer[0].SelfAttention
         self._bias = torch.empty(self._heads, 0)

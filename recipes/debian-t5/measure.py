@@ -34,6 +34,7 @@ from bild_dist.evaluation.bench import usage
 from bild_dist.evaluation.bench.main import measured
 from bild_dist.evaluation.bench.prompts import Task
 from bild_dist.evaluation.corpora import named
+from bild_dist.evaluation.sweep.journal import first_difference
 from bild_dist.types import Schedule
 
 SMALLS = ("unaligned", "aligned")
@@ -196,7 +197,14 @@ class Measurement:
         found: list[dict[str, Any]] = []
         while (file := self._file(len(found))).is_file() and len(found) < self._plan.rounds:
             kept = json.loads(file.read_text(encoding="utf-8"))
-            if kept["identity"] != self._identity:
+            differs = first_difference(kept["identity"], json.loads(json.dumps(self._identity)))
+            if differs is not None:
+                name, old, new = differs
+                self._err.print(
+                    f"{file} is of another measurement ({name} was {old}, is {new}): measured anew and written over. "
+                    "To keep it, name another --keep",
+                    soft_wrap=True,
+                )
                 break
             found.append(kept)
         return found
