@@ -75,6 +75,8 @@ class Info:
     `tokenizer_size` is one past its highest id. `encodes` is true where the text must be tokenised
     by the worker because the family has no fast tokenizer. `max_length` is the capacity of a slot
     and `max_source` of the encoder (0 for decoder-only), tokens.
+    `batching` says which requests share a pass: "ragged" any of them, "groups" those that feed about
+    as much, "single" none.
     """
 
     protocol: int
@@ -94,6 +96,7 @@ class Info:
     encodes: bool
     decoder_prompt: tuple[int, ...]
     rules: Rules
+    batching: str = "single"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
