@@ -240,7 +240,7 @@ class Turns:
             if not self._work[owner].opening and (task := self._wanted(owner)) is not None
         }
         line = [
-            Wanted(len(task.ids) - task.at, self._work[owner].needed)
+            Wanted(len(task.ids) - task.at, self._work[owner].needed, task.rows == 0)
             for owner, task in wanted.items()
         ]
         owners = tuple(wanted)
