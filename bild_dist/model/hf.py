@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -91,7 +90,7 @@ class HfModel:
         held = self._slots[work.slot]
         fed, count = work.ids[work.at :], len(work.ids) - work.at
         held.text.cache.rewind(work.at, count)
-        with self._device_errors():
+        try:
             # One copy to the device for everything that is small.
             small = torch.tensor([*fed, *range(work.at, work.at + count), *work.judge])
             small = small.to(self._device)
@@ -99,7 +98,14 @@ class HfModel:
             logits = self._passes.logits(
                 small[None, :count], small[None, count : 2 * count], held.text, work.rows
             )
-            choices = self._choices([work], [logits], small[2 * count :])[0]
+            if work.rows == 0:
+                return []
+            logits = held.constraint.apply(logits.float(), work.ids)
+            choices = self._said(
+                work, logits, self._table(work, logits, small[2 * count :]).tolist()
+            )
+        except RuntimeError as error:
+            raise self._fault(error) from error
         if isinstance(choices, InvalidRequest):
             raise choices
         return choices
@@ -109,24 +115,22 @@ class HfModel:
         texts = [self._slots[work.slot].text for work in works]
         for text, work in zip(texts, works, strict=True):
             text.cache.rewind(work.at, len(work.ids) - work.at)
-        with self._device_errors():
+        try:
             logits = self._passes.together(
                 [Line(text, n.ids, n.at, n.rows) for text, n in zip(texts, works, strict=True)]
             )
             judged = torch.tensor([token for work in works for token in work.judge])
             return self._choices(works, logits, judged.to(self._device))
-
-    @contextmanager
-    def _device_errors(self) -> Iterator[None]:
-        try:
-            yield
         except RuntimeError as error:
-            raise WorkerFault(f"{self._info.device}: {first_line(error)}") from error
+            raise self._fault(error) from error
+
+    def _fault(self, error: RuntimeError) -> WorkerFault:
+        return WorkerFault(f"{self._info.device}: {first_line(error)}")
 
     def _choices(
         self, works: Sequence[Pass], logits: Sequence[torch.Tensor], judged: torch.Tensor
     ) -> list[list[Choice] | InvalidRequest]:
-        """What passes give, each by the rules of its slot. `judged`: the tokens that all of them judge,
+        """What shared passes give, each by the rules of its slot. `judged`: the tokens that all of them judge,
         one behind the other.
         """
         asked = [
