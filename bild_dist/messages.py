@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-PROTOCOL: Final = 5
+PROTOCOL: Final = 6
 """Version of the contract. Peers of different versions refuse each other."""
 
 MAX_FRAME: Final = 4 * 1024 * 1024
@@ -77,7 +77,8 @@ class Info:
     `tokenizer_size` is one past its highest id. `encodes` is true where the text must be tokenised
     by the worker because the family has no fast tokenizer. `max_length` is the capacity of a slot
     and `max_source` of the encoder (0 for decoder-only), tokens. `cores` is how many the process may
-    run on, 0 where that is unknown.
+    run on, 0 where that is unknown. `batching` says which requests share a pass: "ragged" any of
+    them, "groups" those that feed about as much, "single" none.
     """
 
     protocol: int
@@ -98,6 +99,7 @@ class Info:
     decoder_prompt: tuple[int, ...]
     rules: Rules
     cores: int = 0
+    batching: str = "single"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from math import log
 
 from bild_dist.errors import WorkerUnavailable
@@ -72,6 +73,8 @@ class Trial:
             i: draw.randint(1, 400) * MS for i in range(self.count) if draw.random() < 0.1
         }
         self.lost = draw.randint(1, 400) * MS if draw.random() < 0.05 else None
+        batching = draw.choice(("single", "ragged", "groups"))
+        self.costs = replace(self.costs, batching=batching)
         script = Script(self.rates, seed)
         small, large = predictors(script)
         self.expected: list[Reference] = [

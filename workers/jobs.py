@@ -1,13 +1,13 @@
-"""What an engine does for one command: generators that yield between two passes.
+"""What an engine does for one command: generators that say which pass they need next.
 
-A job runs a pass, then gives the thread back; the engine looks at its inbox and decides who is
-next. So a newer command stops a draft between two tokens, and a long prompt cannot starve the other
-requests.
+A job asks for a pass and is sent what came of it; whose passes run together is not its business.
+After each pass it gives the thread back; the engine looks at its inbox and decides who is next. So a
+newer command stops a draft between two tokens, and a long prompt cannot starve the other requests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -27,14 +27,24 @@ OTHERS_LIMIT = 16
 PREFILL_CHUNK = 256
 """Prompt tokens per pass: short enough that a heartbeat's progress counter moves."""
 
-Runner: TypeAlias = Callable[[Pass], list[Choice]]
-Steps: TypeAlias = Iterator[Reply | None]
-"""After each pass a job yields the reply that is due, or None."""
+BESIDE_CHUNK = 64
+"""The same where others share the pass, or wait for it to end: on a CPU a draft step beside so many
+takes some four times as long, beside four times as many it would be fifteen.
+"""
+
+Steps: TypeAlias = Generator[Pass | Reply | None, list[Choice], None]
+"""A job yields a Pass and is sent what the model says of it; then it yields the reply that is due, or
+None.
+"""
 
 
 @dataclass(slots=True)
 class Meter:
-    """Where the time of a request went since its last reply. Owned by the engine thread."""
+    """Where the time of a request went since its last reply. Owned by the engine thread.
+
+    A pass that was shared counts in full for each who shared it: all of them waited for all of it.
+    So the compute of a worker's requests may add up to more than its time.
+    """
 
     clock: Callable[[], int] = now_ns
     since_ns: int = 0
@@ -53,20 +63,28 @@ class Meter:
         return values
 
 
-def prefill(model: Model, slot: Slot, command: Open, run: Runner, meter: Meter) -> Steps:
-    """Encodes the source and fills the cache with the decoder prompt but for its last id."""
+def prefill(
+    model: Model, slot: Slot, command: Open, room: Callable[[], int], meter: Meter
+) -> Steps:
+    """Encodes the source and fills the cache with the decoder prompt but for its last id.
+
+    `room`: how many tokens the next pass may feed, asked before each.
+    """
     started = meter.clock()
     model.open(slot.index, command.source, command.rules)
     meter.compute_ns += meter.clock() - started
     yield None
-    for start in range(0, len(command.ids) - 1, PREFILL_CHUNK):
-        slot.prefix.extend(command.ids[start : min(start + PREFILL_CHUNK, len(command.ids) - 1)])
-        run(Pass(slot.index, start, slot.prefix.ids, rows=0))
+    at, last = 0, len(command.ids) - 1
+    while at < last:
+        end = min(at + room(), last)
+        slot.prefix.extend(command.ids[at:end])
+        yield Pass(slot.index, at, slot.prefix.ids, rows=0)
+        at = end
         meter.passes = 0  # a pass, in our figures, is one that decides about a token
         yield None
 
 
-def draft(slot: Slot, command: Draft, run: Runner, meter: Meter) -> Steps:
+def draft(slot: Slot, command: Draft, meter: Meter) -> Steps:
     """Writes tokens until a hand-over, an end token or the limit, or until that is not worth it."""
     _rewind(slot, command)
     prefix, rules = slot.prefix, slot.rules
@@ -86,8 +104,9 @@ def draft(slot: Slot, command: Draft, run: Runner, meter: Meter) -> Steps:
     ahead = not hand.needed
     shared = needed(rules)
     while True:
-        task = Pass(slot.index, at, prefix.ids, rows=1, others=command.others, shares=shared)
-        choice = run(task)[0]
+        (choice,) = yield Pass(
+            slot.index, at, prefix.ids, rows=1, others=command.others, shares=shared
+        )
         at = len(prefix)
         sure = hand.ruler.measure(choice.confidence)
         unsure = hand.ruler.low(sure)
@@ -122,7 +141,7 @@ def draft(slot: Slot, command: Draft, run: Runner, meter: Meter) -> Steps:
         prefix.extend((choice.token,))
 
 
-def verify(slot: Slot, command: Verify, run: Runner, meter: Meter) -> Steps:
+def verify(slot: Slot, command: Verify, meter: Meter) -> Steps:
     """Checks proposed tokens in one pass and keeps the KV of those that stand."""
     _rewind(slot, command)
     prefix, count = slot.prefix, len(command.exact)
@@ -139,8 +158,8 @@ def verify(slot: Slot, command: Verify, run: Runner, meter: Meter) -> Steps:
     # Without a bonus nothing is read off the last token's row, so it is not worth feeding.
     prefix.extend(command.tokens if command.bonus else command.tokens[:-1])
     checked = command.tokens[len(command.tokens) - count :]
-    choices = run(
-        Pass(slot.index, at, prefix.ids, rows=count + command.bonus, judge=checked, against=against)
+    choices = yield Pass(
+        slot.index, at, prefix.ids, rows=count + command.bonus, judge=checked, against=against
     )
     accepted = 0
     for token, exact, choice in zip(checked, command.exact, choices, strict=False):

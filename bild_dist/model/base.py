@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import exp
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+from bild_dist.errors import InvalidRequest
 from bild_dist.logprobs import Logprob, of
 from bild_dist.messages import Encoded, Info, Rules
 from bild_dist.sampling import law, settle
@@ -123,4 +124,17 @@ class Model(Protocol):
 
     def forward(self, work: Pass) -> list[Choice]:
         """Runs one pass; returns one Choice for each wanted row."""
+        ...
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """A model that can run passes of several slots as one. What may go together its `info.batching`
+    says.
+    """
+
+    def forward_batch(self, works: Sequence[Pass]) -> list[list[Choice] | InvalidRequest]:
+        """Runs passes of different slots; for each what `forward` would give or raise, but for
+        rounding.
+        """
         ...

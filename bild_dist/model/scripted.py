@@ -99,9 +99,12 @@ class ScriptedModel:
     """One of the twins behind `model/base.Model`. Owned by its worker.
 
     It answers from what its passes wrote into the slot, so that a wrong length gives wrong tokens.
+    `spend` is told of every pass how many tokens it fed; `batching` is as in `messages.Info`.
     """
 
-    def __init__(self, role: Role, script: Script, spend: Callable[[int], None]) -> None:
+    def __init__(
+        self, role: Role, script: Script, spend: Callable[[int], None], batching: str = "single"
+    ) -> None:
         self._small = role is Role.SMALL
         self._script = script
         self._spend = spend
@@ -113,6 +116,7 @@ class ScriptedModel:
             generation="", pid=0, device="virtual", dtype="", threads=1, slots=0,
             max_length=1 << 20, max_source=0, tokenizer="", tokenizer_size=0, encodes=False,
             decoder_prompt=(), rules=Rules(vocabulary=VOCABULARY, begin=0, limit=0, end_ids=(END,)),
+            batching=batching,
         )  # fmt: skip
 
     def files(self) -> dict[str, bytes]:
@@ -129,10 +133,17 @@ class ScriptedModel:
         self._told[slot] = rules.logprobs
 
     def forward(self, work: Pass) -> list[Choice]:
-        kv, fed = self._slots[work.slot], len(work.ids) - work.at
+        self._spend(len(work.ids) - work.at)
+        return self._read(work)
+
+    def forward_batch(self, works: Sequence[Pass]) -> list[list[Choice] | InvalidRequest]:
+        self._spend(sum(len(work.ids) - work.at for work in works))
+        return [self._read(work) for work in works]
+
+    def _read(self, work: Pass) -> list[Choice]:
+        kv = self._slots[work.slot]
         kv.cut(work.at)
         kv.extend(work.ids[work.at :])
-        self._spend(fed)
         first = len(kv) - work.rows + 1
         choices: list[Choice] = []
         named = self._told.get(work.slot)

@@ -1,5 +1,5 @@
 """What a model shows of itself before its first request: what its layers keep, that its passes over a
-slot are right, and which form of it runs.
+slot are right, which form of it runs, and which of its passes may run together.
 
 The rows of its own cache-free forward are what everything else is held against. A plain decoder
 that gives the same takes the weights; a family without one, or a release of transformers that
@@ -11,6 +11,7 @@ more: there is no way back from there, so a model whose packed weights compute o
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -22,7 +23,7 @@ from bild_dist.kv.cache import LayerShape, SlotStore, shapes_of
 from bild_dist.messages import Info
 from bild_dist.model.foreign import first_line, no_memory
 from bild_dist.model.packed import pack, packs, reads_far
-from bild_dist.model.passes import Passes
+from bild_dist.model.passes import Line, Passes, Text
 from bild_dist.model.plain import plain_of
 
 _PROBE: Final = 36
@@ -33,9 +34,19 @@ _CLOSE: Final = 1e-3
 """Mean gap, in the spread of the logits, above which a plain decoder computes something else."""
 
 
-def settle(passes: Passes, info: Info, *, plain: bool) -> tuple[list[LayerShape], int]:
-    """Settles how a model runs, by plain operations only where `plain` allows it; what its layers keep,
-    and how many logits it gives.
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """How a model runs: what its layers keep, how many logits it gives, and which of its passes may run
+    together (`messages.Info`).
+    """
+
+    shapes: list[LayerShape]
+    width: int
+    batching: str
+
+
+def settle(passes: Passes, info: Info, *, plain: bool) -> Settled:
+    """Settles how a model runs, by plain operations only where `plain` allows it.
 
     Raises:
         ConfigError: its cache-free forward and its passes over a slot disagree, or it cannot run at
@@ -76,14 +87,16 @@ def settle(passes: Passes, info: Info, *, plain: bool) -> tuple[list[LayerShape]
                 f"{name} computes otherwise once its weights lie as this CPU reads them fastest (mean gap {gap:.2g} "
                 "of the logits' spread): that is torch's fault. Take another release of it, or --dtype bfloat16"
             )
-        return shapes, expected.shape[-1]
+        return Settled(shapes, expected.shape[-1], _batching(passes, ids, shapes, _CLOSE))
     half = shapes[0].dtype != torch.float32
     if not gap < (0.5 if half else 1e-2):
         raise ConfigError(
             f"{name} does not compute the same with and without a cache (mean gap {gap:.2g} of the "
             "logits' spread): it cannot be checked token by token. Take another family"
         )
-    return shapes, expected.shape[-1]
+    return Settled(
+        shapes, expected.shape[-1], _batching(passes, ids, shapes, 0.1 if half else _CLOSE)
+    )
 
 
 def _try_plain(
@@ -153,6 +166,44 @@ def _gap(
         found = passes.logits(given, places[:, start : len(fed)], text, rows).float()
         widest = max(widest, _apart(found[: told - start], expected[start:told]))
     return widest
+
+
+def _batching(passes: Passes, ids: list[int], shapes: list[LayerShape], close: float) -> str:
+    """Whether passes of several texts run as one give what each gives by itself: texts, and sources, of
+    different lengths, that feed different numbers of ids.
+    """
+    try:
+        gap = _gap_together(passes, ids, shapes)
+    except Exception:
+        # As with a plain decoder: what a family or a release cannot do costs speed and nothing else.
+        return "single"
+    if not gap < close:
+        return "single"
+    return "groups" if passes.plain is None else "ragged"
+
+
+@torch.inference_mode()
+def _gap_together(passes: Passes, ids: list[int], shapes: list[LayerShape]) -> float:
+    """How far the rows of shared passes are from those of lone ones."""
+    device, count = passes.model.device, len(ids)
+    store = SlotStore(shapes, 3, count, device)
+    texts = [passes.open(store.slot(n), ids[: max(1, count - 2 * n)]) for n in range(3)]
+    lines = [
+        Line(text, ids[:end], at, min(end - at, 1 + n % 2))
+        for n, (text, at) in enumerate(zip(texts, (count - 1, count // 2, 1), strict=True))
+        for end in [max(at + 1, count - n)]
+    ]
+
+    def fed(text: Text, line: Line, at: int) -> torch.Tensor:
+        text.cache.rewind(at, len(line.ids) - at)
+        return passes.alone(Line(text, line.ids, at, line.rows)).float()
+
+    # Once over the whole, which knows the sources; then what stands behind `at`.
+    alone = [(fed(n.text, n, 0), fed(n.text, n, n.at))[1] for n in lines]
+    for line in lines:
+        line.text.cache.rewind(line.at, len(line.ids) - line.at)
+    both = zip(passes.together(lines), alone, strict=True)
+    return max(_apart(found.float(), expected) for found, expected in both)
 
 
 def _apart(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -105,7 +105,7 @@ class Hello(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., client: _Optional[str] = ...) -> None: ...
 
 class Info(_message.Message):
-    __slots__ = ("protocol", "model", "architecture", "kind", "generation", "pid", "device", "dtype", "threads", "slots", "max_length", "max_source", "tokenizer", "tokenizer_size", "encodes", "decoder_prompt", "rules", "cores")
+    __slots__ = ("protocol", "model", "architecture", "kind", "generation", "pid", "device", "dtype", "threads", "slots", "max_length", "max_source", "tokenizer", "tokenizer_size", "encodes", "decoder_prompt", "rules", "cores", "batching")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
@@ -124,6 +124,7 @@ class Info(_message.Message):
     DECODER_PROMPT_FIELD_NUMBER: _ClassVar[int]
     RULES_FIELD_NUMBER: _ClassVar[int]
     CORES_FIELD_NUMBER: _ClassVar[int]
+    BATCHING_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     model: str
     architecture: str
@@ -142,7 +143,8 @@ class Info(_message.Message):
     decoder_prompt: _containers.RepeatedScalarFieldContainer[int]
     rules: Rules
     cores: int
-    def __init__(self, protocol: _Optional[int] = ..., model: _Optional[str] = ..., architecture: _Optional[str] = ..., kind: _Optional[str] = ..., generation: _Optional[str] = ..., pid: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., threads: _Optional[int] = ..., slots: _Optional[int] = ..., max_length: _Optional[int] = ..., max_source: _Optional[int] = ..., tokenizer: _Optional[str] = ..., tokenizer_size: _Optional[int] = ..., encodes: _Optional[bool] = ..., decoder_prompt: _Optional[_Iterable[int]] = ..., rules: _Optional[_Union[Rules, _Mapping]] = ..., cores: _Optional[int] = ...) -> None: ...
+    batching: str
+    def __init__(self, protocol: _Optional[int] = ..., model: _Optional[str] = ..., architecture: _Optional[str] = ..., kind: _Optional[str] = ..., generation: _Optional[str] = ..., pid: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., threads: _Optional[int] = ..., slots: _Optional[int] = ..., max_length: _Optional[int] = ..., max_source: _Optional[int] = ..., tokenizer: _Optional[str] = ..., tokenizer_size: _Optional[int] = ..., encodes: _Optional[bool] = ..., decoder_prompt: _Optional[_Iterable[int]] = ..., rules: _Optional[_Union[Rules, _Mapping]] = ..., cores: _Optional[int] = ..., batching: _Optional[str] = ...) -> None: ...
 
 class Ping(_message.Message):
     __slots__ = ("count", "progress")
