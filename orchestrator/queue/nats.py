@@ -19,7 +19,9 @@ from typing import Any, Final
 import nats.errors
 import nats.js.errors
 from faststream import AckPolicy
+from faststream.exceptions import FastStreamException
 from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 
@@ -63,7 +65,7 @@ def _translated(doing: str) -> Iterator[None]:
         raise InvalidRequest(
             f"NATS cannot take it while {doing}: it is larger than the server's max_payload"
         ) from None
-    except (nats.errors.Error, OSError, TimeoutError) as error:
+    except (nats.errors.Error, FastStreamException, OSError, TimeoutError) as error:
         raise BrokerUnavailable(f"NATS failed while {doing}: {error!r}") from error
 
 
@@ -74,6 +76,7 @@ class _Link:
         self._config = config
         self._prefix = config.prefix
         self._broker: NatsBroker
+        self._client: Client
         self._js: JetStreamContext
         self._epoch = 0
 
@@ -93,7 +96,8 @@ class _Link:
             # The driver itself would try for ever, at a wrong address too.
             async with asyncio.timeout(_CONNECT_S):
                 await self._broker.start()
-            self._js = self._broker.connection.jetstream(timeout=_ANSWER_S)
+            self._client = self._broker.connection
+            self._js = self._client.jetstream(timeout=_ANSWER_S)
             await self._declare()
         self._epoch += 1
 
@@ -101,15 +105,16 @@ class _Link:
         """Registers what must be known before the broker starts."""
 
     async def close(self) -> None:
-        connection = self._broker.connection
-        # Whatever goes wrong with a connection that is given up is no news.
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(2):
-                if connection.is_connected:
-                    await self._broker.stop()
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(2):
-                await connection.close()
+        # Whatever goes wrong with a connection that is given up is no news. Closed first: the
+        # library would wait for messages that nobody is going to read.
+        for last in (self._flushed, self._client.close, self._broker.stop):
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(2):
+                    await last()
+
+    async def _flushed(self) -> None:
+        if self._client.is_connected:
+            await self._client.flush()
 
     async def _declare(self) -> None:
         prefix, keep = self._prefix, self._config.keep_s
@@ -174,7 +179,7 @@ class NatsSource(_Link):
                     ack_wait=self._config.lease_s, max_deliver=-1, max_ack_pending=-1,
                 ),
             )  # fmt: skip
-            await self._broker.connection.subscribe(f"{self._prefix}.cancel.*", cb=cancelled)
+            await self._client.subscribe(f"{self._prefix}.cancel.*", cb=cancelled)
 
     async def pull(self, timeout_s: float) -> Delivery | None:
         with _translated("pulling"):
@@ -255,7 +260,7 @@ class NatsSource(_Link):
 
     async def tell(self, word: str, body: bytes) -> None:
         with _translated("publishing tokens"):
-            await self._broker.connection.publish(f"{self._prefix}.tokens.{word}", body)
+            await self._client.publish(f"{self._prefix}.tokens.{word}", body)
 
     async def backlog(self) -> int:
         with _translated("asking for the backlog"):
@@ -295,7 +300,7 @@ class NatsDesk(_Link):
             results = self._results[reply]
             try:
                 messages = await results.fetch(256, timeout=timeout_s)
-            except nats.errors.TimeoutError:
+            except TimeoutError:
                 messages = []
             if not messages:
                 try:
@@ -310,12 +315,12 @@ class NatsDesk(_Link):
 
     async def cancel(self, word: str) -> None:
         with _translated("cancelling a job"):
-            await self._broker.connection.publish(f"{self._prefix}.cancel.{word}", b"")
-            await self._broker.connection.flush(2)
+            await self._client.publish(f"{self._prefix}.cancel.{word}", b"")
+            await self._client.flush(2)
 
     async def watch(self, word: str) -> AsyncIterator[bytes]:
         with _translated("watching a job"):
-            tokens = await self._broker.connection.subscribe(f"{self._prefix}.tokens.{word}")
+            tokens = await self._client.subscribe(f"{self._prefix}.tokens.{word}")
             try:
                 async for message in tokens.messages:
                     yield message.data

@@ -20,6 +20,7 @@ from aio_pika.abc import AbstractIncomingMessage
 from aiormq.exceptions import AMQPError, ChannelInvalidStateError, DeliveryError
 from aiormq.exceptions import PublishError as Unroutable
 from faststream import AckPolicy
+from faststream.exceptions import FastStreamException
 from faststream.rabbit import Channel, RabbitBroker, RabbitMessage, RabbitQueue
 from faststream.rabbit.schemas.queue import QueueType
 from pamqp.commands import Basic
@@ -52,7 +53,7 @@ _GATHER: Final = 256
 def _translated(doing: str) -> Iterator[None]:
     try:
         yield
-    except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
+    except (AMQPError, FastStreamException, OSError, TimeoutError, RuntimeError) as error:
         # RuntimeError is the driver's for a connection that was closed meanwhile.
         raise BrokerUnavailable(f"RabbitMQ failed while {doing}: {error!r}") from error
 

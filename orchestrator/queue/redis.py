@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from faststream import AckPolicy
+from faststream.exceptions import FastStreamException
 from faststream.redis import RedisBroker, StreamSub
 from redis.exceptions import RedisError, ResponseError
 
@@ -97,7 +98,7 @@ class _Handle:
 def _translated(doing: str) -> Iterator[None]:
     try:
         yield
-    except (RedisError, OSError, TimeoutError) as error:
+    except (RedisError, FastStreamException, OSError, TimeoutError) as error:
         raise BrokerUnavailable(f"Redis failed while {doing}: {error!r}") from error
 
 
