@@ -44,6 +44,8 @@ _LONGEST_PAUSE_S: Final = 2.0
 _MARGIN: Final = 0.9
 """Share of the broker's own limit that a job without a deadline gets."""
 
+_log = logging.getLogger(__name__)
+
 
 class Writing(Protocol):
     """A text on its way, as `decoder.Generation` is one."""
@@ -227,7 +229,7 @@ class Attempt:
         except BildError as error:
             return error
         except Exception as error:
-            logging.getLogger(__name__).exception("a job failed")
+            _log.exception("a job failed")
             return LocalProtocolError(f"a bug in the consumer: {error!r}")
         finally:
             if writing is not None:
@@ -297,10 +299,11 @@ class Attempt:
                 # Too large for the broker: its sender is told that much.
                 outcome = self._smaller(outcome, error)
                 continue
-            except BrokerUnavailable:
+            except BrokerUnavailable as error:
                 if self._parting:
                     self.clean = False
                     return False
+                _log.warning("a result could not be published yet: %s", error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
                 continue

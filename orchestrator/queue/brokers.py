@@ -29,12 +29,6 @@ def kind(config: QueueConfig) -> str:
     return _SCHEMES[urlsplit(config.url).scheme]
 
 
-def plain_url(config: QueueConfig) -> str:
-    """The address without its password, for people to see."""
-    parts = urlsplit(config.url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
 def job_source(config: QueueConfig) -> JobSource:
     """A consumer's side, not yet opened.
 

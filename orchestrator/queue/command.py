@@ -16,8 +16,9 @@ from bild_dist.errors import BildError, ConfigError, InvalidRequest
 from bild_dist.orchestrator.cli import Parser, pair_options
 from bild_dist.orchestrator.decoder import Decoder
 from bild_dist.orchestrator.opening import connected, launched
-from bild_dist.orchestrator.queue.brokers import WEAKER, job_source, kind, plain_url
+from bild_dist.orchestrator.queue.brokers import WEAKER, job_source, kind
 from bild_dist.orchestrator.queue.consumer import Consumer
+from bild_dist.orchestrator.queue.source import plain_url
 from bild_dist.types import Role
 
 if TYPE_CHECKING:

@@ -107,6 +107,8 @@ class Consumer:
                 # A request under way ends first: what it brings would be nobody's.
                 async with self._pulling:
                     puller.cancel()
+                with contextlib.suppress(BrokerUnavailable):
+                    await self._source.cease()
                 await self._drained()
         finally:
             await self._source.close()
@@ -134,9 +136,9 @@ class Consumer:
         try:
             async with asyncio.timeout(POLL_S + _HUNG_S):
                 delivery = await self._source.pull(POLL_S)
-        except (BrokerUnavailable, TimeoutError) as error:
+        except Exception as error:  # whatever a client library comes up with ends this request only
             self._errors += 1
-            _log.warning("no job could be pulled: %s", error)
+            _log.warning("no job could be pulled: %s", error or type(error).__name__)
             if self._errors >= _ERRORS:
                 await self._reopen()
             else:

@@ -34,6 +34,7 @@ from bild_dist.orchestrator.queue.source import (
     OnCancel,
     Outcome,
     Settled,
+    plain_url,
 )
 from bild_dist.tables import QueueConfig
 
@@ -92,7 +93,7 @@ class _Link:
             ping_interval=10,
         )
         self._prepare(self._broker)
-        with _translated("connecting"):
+        with _translated(f"connecting to {plain_url(self._config)}"):
             # The driver itself would try for ever, at a wrong address too.
             async with asyncio.timeout(_CONNECT_S):
                 await self._broker.start()
@@ -193,6 +194,9 @@ class NatsSource(_Link):
             attempt=base + (about.num_delivered or 1),
             handle=_Handle(message, self._epoch, about.sequence.stream),
         )
+
+    async def cease(self) -> None:
+        """Nothing: jobs come one at a time, and only when asked for."""
 
     async def renew(self, delivery: Delivery) -> bool:
         if self._void(delivery):

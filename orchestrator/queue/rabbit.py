@@ -36,6 +36,7 @@ from bild_dist.orchestrator.queue.source import (
     Outcome,
     Settled,
     pause_s,
+    plain_url,
 )
 from bild_dist.tables import QueueConfig
 
@@ -77,7 +78,7 @@ class _Link:
             decoder=_undecoded,
             default_channel=Channel(on_return_raises=True),
         )
-        with _translated("connecting"):
+        with _translated(f"connecting to {plain_url(self._config)}"):
             async with asyncio.timeout(_CONNECT_S):
                 self._connection = await self._broker.connect()
                 for name in (FAILED, UNPROCESSABLE, f"results.{DEFAULT_REPLY}"):
@@ -160,7 +161,8 @@ class RabbitSource(_Link):
                     await self._retry_queue(pause_s(self._config, attempt))
                 jobs = RabbitQueue(f"{self._prefix}.jobs", durable=True, declare=False)
                 channel = Channel(prefetch_count=places, on_return_raises=True)
-                self._broker.subscriber(jobs, channel=channel, no_reply=True)(take)
+                self._jobs = self._broker.subscriber(jobs, channel=channel, no_reply=True)
+                self._jobs(take)
                 await self._broker.start()
                 await (await self._listen("cancel", "#")).consume(cancelled, no_ack=True)
 
@@ -171,9 +173,22 @@ class RabbitSource(_Link):
                 message = await self._inbox.get()
         if message is None or self._void(message):
             return None
+        return self._delivery(message)
+
+    def _delivery(self, message: RabbitMessage) -> Delivery:
         headers = message.raw_message.headers
         base, again = _whole(headers.get(_BASE)), _whole(headers.get("x-delivery-count"))
         return Delivery(body=message.body, attempt=base + again + 1, handle=message)
+
+    async def cease(self) -> None:
+        """The broker would hand over what is given back, and count that as an attempt."""
+        with _translated("ceasing to consume"):
+            async with asyncio.timeout(_ANSWER_S):
+                await self._jobs.stop()
+        while not self._inbox.empty():
+            message = self._inbox.get_nowait()
+            if not self._void(message):
+                await self.give_back(self._delivery(message))
 
     async def renew(self, delivery: Delivery) -> bool:
         return not self._void(delivery.handle)

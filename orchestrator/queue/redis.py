@@ -21,11 +21,18 @@ from typing import Any, Final
 
 from faststream import AckPolicy
 from faststream.exceptions import FastStreamException
-from faststream.redis import RedisBroker, StreamSub
+from faststream.redis import RedisBroker
 from redis.exceptions import RedisError, ResponseError
 
 from bild_dist.errors import BrokerUnavailable
-from bild_dist.orchestrator.queue.source import Answer, Delivery, OnCancel, Outcome, Settled
+from bild_dist.orchestrator.queue.source import (
+    Answer,
+    Delivery,
+    OnCancel,
+    Outcome,
+    Settled,
+    plain_url,
+)
 from bild_dist.tables import QueueConfig
 from bild_dist.tasks import TaskSet
 
@@ -99,7 +106,18 @@ def _translated(doing: str) -> Iterator[None]:
     try:
         yield
     except (RedisError, FastStreamException, OSError, TimeoutError) as error:
+        _heed_cancellation()
         raise BrokerUnavailable(f"Redis failed while {doing}: {error!r}") from error
+    _heed_cancellation()
+
+
+def _heed_cancellation() -> None:
+    """Raises the CancelledError that the client library swallows now and then, while it connects:
+    the caller would go on for ever.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 class _Link:
@@ -123,15 +141,11 @@ class _Link:
             logger=None,  # type: ignore[arg-type]  # as for the other brokers: no log of its own
             socket_timeout=_ANSWER_S,
         )
-        self._prepare(self._broker)
-        with _translated("connecting"):
+        with _translated(f"connecting to {plain_url(self._config)}"):
             async with asyncio.timeout(_CONNECT_S):
                 self._redis = await self._broker.connect()
                 await self._grouped()
                 await self._broker.start()
-
-    def _prepare(self, broker: RedisBroker) -> None:
-        """Registers what must be known before the broker starts."""
 
     async def _grouped(self) -> None:
         """Makes the group itself: the library would begin it at the stream's end, and skip what
@@ -160,20 +174,9 @@ class RedisSource(_Link):
         self._name = ""
         self._tasks = TaskSet()
 
-    def _prepare(self, broker: RedisBroker) -> None:
+    async def open(self, places: int, on_cancel: OnCancel) -> None:
         # A new name each time: what an old connection held is claimed like anybody's.
         self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._fresh = broker.subscriber(
-            stream=StreamSub(self._jobs, group=_GROUP, consumer=self._name)
-        )
-        lease_ms = round(self._config.lease_s * 1000)
-        self._stale = broker.subscriber(
-            stream=StreamSub(
-                self._jobs, group=_GROUP, consumer=self._name, min_idle_time=lease_ms
-            )
-        )  # fmt: skip
-
-    async def open(self, places: int, on_cancel: OnCancel) -> None:
         await self._connect()
         self._tasks.start(self._heed(on_cancel))
 
@@ -190,21 +193,34 @@ class RedisSource(_Link):
                     await channel.psubscribe(self._key("cancel", "*"))
                     while True:
                         message = await channel.get_message(True, timeout=5.0)
+                        _heed_cancellation()
                         if message is not None:
                             on_cancel(message["channel"].decode()[start:])
+            _heed_cancellation()
             await asyncio.sleep(0.5)
 
     async def pull(self, timeout_s: float) -> Delivery | None:
+        """The library's own reading is not used: it parses what it reads, and an entry that it
+        cannot parse would end it again and again.
+        """
         with _translated("pulling"):
             await self._redis.eval(_DUE, 2, self._jobs, self._delayed)
             # Jobs whose lease has run out go first: they have waited longest.
-            message = await self._stale.get_one(timeout=timeout_s)
-            if message is None:
-                message = await self._fresh.get_one(timeout=timeout_s)
-            if message is None:
+            lease_ms = round(self._config.lease_s * 1000)
+            found = (
+                await self._redis.xautoclaim(
+                    self._jobs, _GROUP, self._name, lease_ms, start_id="0-0", count=1
+                )
+            )[1]  # fmt: skip
+            if not found:
+                found = _entries(
+                    await self._redis.xreadgroup(
+                        _GROUP, self._name, {self._jobs: ">"}, count=1, block=_ms(timeout_s)
+                    )
+                )  # fmt: skip
+            if not found:
                 return None
-            entry = message.raw_message["message_ids"][0].decode()
-            fields: Any = message.raw_message["data"]
+            entry, fields = found[0][0].decode(), found[0][1] or {}
             held = await self._redis.xpending_range(self._jobs, _GROUP, entry, entry, 1)
         count = held[0]["times_delivered"] if held else 1
         used = fields.get(b"attempts", b"0")
@@ -213,6 +229,9 @@ class RedisSource(_Link):
             attempt=count + (int(used) if used.isdigit() else 0),
             handle=_Handle(entry, self._name),
         )
+
+    async def cease(self) -> None:
+        """Nothing: jobs come one at a time, and only when asked for."""
 
     async def renew(self, delivery: Delivery) -> bool:
         handle: _Handle = delivery.handle
@@ -283,11 +302,10 @@ class RedisDesk(_Link):
     async def collect(self, reply: str, timeout_s: float) -> list[Answer]:
         """From the oldest result on: what an earlier run has taken is still there."""
         stream = {self._key("results", reply): self._read.get(reply, "0")}
-        block = max(1, round(timeout_s * 1000))
         with _translated("collecting results"):
-            found = await self._redis.xread(stream, count=256, block=block)
+            found = _entries(await self._redis.xread(stream, count=256, block=_ms(timeout_s)))
         answers = []
-        for entry, fields in found[0][1] if found else ():
+        for entry, fields in found:
             self._read[reply] = entry.decode()
             answers.append(Answer(body=fields.get(b"result", b"")))
         return answers
@@ -305,5 +323,22 @@ class RedisDesk(_Link):
                 await channel.subscribe(self._key("tokens", word))
                 while True:
                     message = await channel.get_message(True, timeout=5.0)
+                    _heed_cancellation()
                     if message is not None:
                         yield message["data"]
+
+
+def _entries(found: Any) -> list[Any]:
+    """The entries of the one stream that was read: the client gives pairs or a mapping, depending on
+    the protocol that it speaks with the server.
+    """
+    if not found:
+        return []
+    if isinstance(found, dict):
+        (streams,) = found.values()
+        return list(streams[0]) if streams and isinstance(streams[0], list) else list(streams)
+    return list(found[0][1])
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Protocol, TypeAlias
+from urllib.parse import urlsplit
 
 from bild_dist.tables import QueueConfig
 
@@ -57,6 +58,12 @@ class Settled(Enum):
     """The delivery counts no more: the broker has handed, or will hand, the job over anew."""
 
 
+def plain_url(config: QueueConfig) -> str:
+    """The address without its password, for people to see."""
+    parts = urlsplit(config.url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
 def pause_s(config: QueueConfig, attempt: int) -> float:
     """Seconds before a job is begun again after so many attempts."""
     return float(min(config.retry_s * 2.0 ** min(attempt - 1, 64), config.retry_most_s))
@@ -76,6 +83,9 @@ class JobSource(Protocol):
 
     async def pull(self, timeout_s: float) -> Delivery | None:
         """The next job, or None when none came in time. Asked only when there is a free place."""
+
+    async def cease(self) -> None:
+        """No more jobs are wanted. Those that were handed over unasked go back."""
 
     async def renew(self, delivery: Delivery) -> bool:
         """Says that the job is being worked on. False: it is no longer ours."""

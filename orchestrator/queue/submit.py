@@ -30,10 +30,10 @@ from bild_dist.config import Config, configured
 from bild_dist.errors import BildError, BrokerUnavailable, ConfigError, InvalidRequest
 from bild_dist.orchestrator.cli import Parser
 from bild_dist.orchestrator.lines import parsed
-from bild_dist.orchestrator.queue.brokers import WEAKER, job_desk, kind, plain_url
+from bild_dist.orchestrator.queue.brokers import WEAKER, job_desk, kind
 from bild_dist.orchestrator.queue.command import queue_options, with_queue
 from bild_dist.orchestrator.queue.job import Job, encoded, named, word
-from bild_dist.orchestrator.queue.source import JobDesk
+from bild_dist.orchestrator.queue.source import JobDesk, plain_url
 from bild_dist.types import Options
 
 T = TypeVar("T")
