@@ -16,7 +16,7 @@ from bild_dist.errors import BildError, ConfigError, InvalidRequest
 from bild_dist.orchestrator.cli import Parser, pair_options
 from bild_dist.orchestrator.decoder import Decoder
 from bild_dist.orchestrator.opening import connected, launched
-from bild_dist.orchestrator.queue.brokers import WEAKER, job_source, kind
+from bild_dist.orchestrator.queue.brokers import WEAKER, job_desk, job_source, kind
 from bild_dist.orchestrator.queue.consumer import Consumer
 from bild_dist.orchestrator.queue.source import plain_url
 from bild_dist.types import Role
@@ -93,7 +93,10 @@ async def _main(config: Config, addresses: Mapping[Role, str], inproc: InProcess
             f"generate.deadline = {deadline:g} is more than queue.consumer_timeout_s = {longest_s:g}: the "
             "broker would take such a job away before its end"
         )
-    source = job_source(queue)
+    source, desk = job_source(queue), job_desk(queue)
+    # Loading models takes its time: a wrong address is told before.
+    await desk.open()
+    await desk.close()
     over = asyncio.Event()
     consumers: list[Consumer] = []
 

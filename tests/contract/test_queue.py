@@ -9,13 +9,21 @@ from typing import Any
 
 import pytest
 
+from bild_dist.orchestrator.queue import consumer
 from bild_dist.orchestrator.queue.brokers import job_source
+from bild_dist.orchestrator.queue.job import word
 from bild_dist.orchestrator.queue.source import Delivery, JobSource, Outcome, Settled
 from bild_dist.tables import QueueConfig
 from tests.brokers import Broker
 from tests.queues import Echo, Running, body, dead, desk_of, results, settings
 
 pytestmark = pytest.mark.process
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A consumer that ends waits for its last request: a short one, here."""
+    monkeypatch.setattr(consumer, "POLL_S", 0.2)
 
 
 def unheard(word: str) -> None:
@@ -93,15 +101,13 @@ async def test_a_consumer_holds_as_many_jobs_as_it_has_places(broker: Broker) ->
 
 async def test_a_long_job_runs_once(broker: Broker) -> None:
     """A job that takes several leases is renewed and not handed over a second time."""
-    config, writer = settings(broker.url, lease_s=0.6), Echo(0.3)
+    config, writer = settings(broker.url, lease_s=0.5), Echo(0.2)
     async with desk_of(config) as desk:
         await desk.submit("long", body("long", "a" * 10))
-        async with Running(config, writer, 2) as running, Running(config, writer, 2):
+        async with Running(config, writer, 2), Running(config, writer, 2):
             found = await results(desk, 1)
             assert ["long"] == [r["id"] for r in found]
-            renewed = running.consumer.tally.renewals
     assert ["a" * 10] == writer.begun
-    assert renewed >= 0
 
 
 async def test_what_is_no_job_is_kept_apart_at_once(broker: Broker) -> None:
@@ -154,8 +160,6 @@ async def test_a_job_is_cancelled_by_name(broker: Broker) -> None:
     that says so, and names may have any characters.
     """
     config, writer = settings(broker.url), Echo(0.2)
-    from bild_dist.orchestrator.queue.job import word
-
     names = ["now/here *", "later.#>"]
     async with desk_of(config) as desk:
         for name in names:
@@ -291,7 +295,7 @@ async def test_a_restart_of_the_broker_loses_nothing(broker: Broker) -> None:
     """Killed and started again in the middle of a job: the text is written once, the waiting jobs
     are done, and the consumer needs no hand.
     """
-    config, writer = settings(broker.url, lease_s=3, stall_s=5), Echo(0.2)
+    config, writer = settings(broker.url, lease_s=3, stall_s=5), Echo(0.1)
     async with desk_of(config) as desk:
         for n in range(4):
             await desk.submit(f"j{n}", body(f"j{n}", f"{n}bcdefgh"))

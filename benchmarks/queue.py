@@ -1,0 +1,185 @@
+"""Jobs while consumers are killed and brokers restarted: how many are lost, how many done twice.
+
+200 jobs for paced toys in real worker processes. The consumer is killed (SIGKILL) 20 times at random
+moments of its work, the broker three times among them. Every result that the broker hands out is
+counted, before anything drops a second one, and its text compared with the undisturbed one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import collections
+import json
+import os
+import random
+import signal
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import bild_dist
+from benchmarks import record
+from bild_dist.clock import now_ns
+from bild_dist.errors import BrokerUnavailable
+from bild_dist.orchestrator.queue.brokers import job_desk
+from bild_dist.orchestrator.queue.source import JobDesk
+from bild_dist.tables import QueueConfig
+from tests.brokers import Broker, running
+
+SMALL: Final = "toy:small?seed=1&f=0.3&end=0&ms=4"
+LARGE: Final = "toy:large?seed=1&f=0.3&end=0&ms=12"
+TOKENS: Final = 80
+PLACES: Final = 4
+QUIET_S: Final = 8.0
+"""Longer than any lease here: what has not come by then will not come."""
+
+
+class Collector:
+    """All results that a broker hands out. Owned by the task that reads them."""
+
+    def __init__(self, desk: JobDesk, replayed: bool) -> None:
+        self._desk = desk
+        self._replayed = replayed
+        self.found: list[dict[str, Any]] = []
+        self.last_ns = now_ns()
+
+    async def run(self) -> None:
+        """Reads until cancelled, however often the broker goes."""
+        while True:
+            try:
+                answers = await self._desk.collect("default", 1.0)
+                await self._desk.taken(answers)
+            except BrokerUnavailable:
+                await asyncio.sleep(0.3)
+                await self._reopened()
+                continue
+            self.found += [json.loads(answer.body) for answer in answers]
+            if answers:
+                self.last_ns = now_ns()
+
+    async def _reopened(self) -> None:
+        await self._desk.close()
+        try:
+            await self._desk.open()
+        except BrokerUnavailable:
+            return
+        if self._replayed:
+            # These brokers keep results: read anew from the first one, none is counted twice.
+            self.found.clear()
+
+
+async def consumer(config: QueueConfig) -> asyncio.subprocess.Process:
+    """`bild consume`, from the moment on when it takes jobs."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bild_dist", "consume", "--small", SMALL, "--large", LARGE,
+        "--url", config.url, "--concurrency", str(PLACES), "--set", f"queue.lease_s={config.lease_s}",
+        "--set", "queue.attempts=100", "--set", "queue.stall_s=10",
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stderr is not None
+    async for line in process.stderr:
+        if line.startswith(b"consuming"):
+            break
+    return process
+
+
+async def trial(broker: Broker, jobs: int, kills: int, restarts: int, seed: int) -> dict[str, Any]:
+    """One broker: what became of the jobs."""
+    config = QueueConfig(url=broker.url, lease_s=3.0)
+    luck = random.Random(seed)
+    desk, producer = job_desk(config), job_desk(config)
+    await producer.open()
+    started_ns = now_ns()
+    for n in range(jobs):
+        job = {"id": f"j{n}", "prompt": f"Prompt number {n}.", "max_new_tokens": TOKENS}
+        await producer.submit(f"j{n}", json.dumps(job).encode())
+    submit_ms = (now_ns() - started_ns) / 1e6 / jobs
+    await producer.close()
+    await desk.open()
+    collector = Collector(desk, broker.kind != "rabbit")
+    at = set(luck.sample(range(1, kills), restarts))
+    before: list[int] = []
+    recovery_s: list[float] = []
+    async with asyncio.TaskGroup() as group:
+        reading = group.create_task(collector.run())
+        for number in range(kills):
+            process = await consumer(config)
+            await asyncio.sleep(luck.uniform(0.2, 3.0))
+            if number in at:
+                await asyncio.to_thread(broker.kill)
+                await asyncio.sleep(0.5)
+                await asyncio.to_thread(broker.start)
+                back_ns, known = now_ns(), collector.last_ns
+                async with asyncio.timeout(60):
+                    while collector.last_ns == known:  # noqa: ASYNC110 (a measurement)
+                        await asyncio.sleep(0.02)
+                recovery_s.append((collector.last_ns - back_ns) / 1e9)
+            process.send_signal(signal.SIGKILL)
+            await process.wait()
+            before.append(len({r["id"] for r in collector.found}))
+        last = await consumer(config)
+        async with asyncio.timeout(300):
+            while (
+                len({r["id"] for r in collector.found}) < jobs
+                or now_ns() - collector.last_ns < QUIET_S * 1e9
+            ):  # fmt: skip
+                await asyncio.sleep(0.2)
+        last.send_signal(signal.SIGTERM)
+        code = await last.wait()
+        reading.cancel()
+    await desk.close()
+    finals = collections.Counter(r["id"] for r in collector.found)
+    expected = await texts(jobs)
+    return {
+        "jobs": jobs,
+        "consumer_killed": kills,
+        "broker_killed": restarts,
+        "done_before_last_kill": before[-1],
+        "lost": jobs - len(finals),
+        "done_twice": sum(count > 1 for count in finals.values()),
+        "wrong_texts": sum(r.get("text") != expected[r["id"]] for r in collector.found),
+        "attempts": dict(
+            sorted(collections.Counter(r["attempt"] for r in collector.found).items())
+        ),
+        "last_exit_code": code,
+        "submit_ms": round(submit_ms, 2),
+        "first_result_after_restart_s": round(statistics.median(recovery_s), 2)
+        if recovery_s
+        else None,
+        "seconds": round((now_ns() - started_ns) / 1e9, 1),
+    }
+
+
+async def texts(jobs: int) -> dict[str, str]:
+    """What each job must give, written without pauses and without a queue."""
+    plain = (SMALL.partition("&ms")[0], LARGE.partition("&ms")[0])
+    async with bild_dist.launch(*plain, transport="inproc", max_new_tokens=TOKENS) as decoder:
+        return {
+            f"j{n}": (await decoder.generate(f"Prompt number {n}.")).text for n in range(jobs)
+        }  # fmt: skip
+
+
+def main() -> None:
+    """Tries the brokers that are named and keeps the figures."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--brokers", default="nats,rabbit,redis")
+    arguments.add_argument("--jobs", type=int, default=200)
+    arguments.add_argument("--kills", type=int, default=20)
+    arguments.add_argument("--restarts", type=int, default=3)
+    arguments.add_argument("--seed", type=int, default=1)
+    given = arguments.parse_args()
+    figures = {}
+    for kind in given.brokers.split(","):
+        with tempfile.TemporaryDirectory() as folder, running(kind, Path(folder)) as broker:
+            os.environ["OMP_NUM_THREADS"] = "1"
+            figures[kind] = asyncio.run(
+                trial(broker, given.jobs, given.kills, given.restarts, given.seed)
+            )
+    record.write("queue", figures)
+
+
+if __name__ == "__main__":
+    main()
