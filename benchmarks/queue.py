@@ -71,18 +71,25 @@ class Collector:
             self.found.clear()
 
 
-async def consumer(config: QueueConfig) -> asyncio.subprocess.Process:
+async def consumer(config: QueueConfig, group: asyncio.TaskGroup) -> asyncio.subprocess.Process:
     """`bild consume`, from the moment on when it takes jobs."""
+    ready = asyncio.Event()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bild_dist", "consume", "--small", SMALL, "--large", LARGE,
         "--url", config.url, "--concurrency", str(PLACES), "--set", f"queue.lease_s={config.lease_s}",
         "--set", "queue.attempts=100", "--set", "queue.stall_s=10",
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    assert process.stderr is not None
-    async for line in process.stderr:
-        if line.startswith(b"consuming"):
-            break
+
+    async def read() -> None:
+        if process.stderr is not None:
+            async for line in process.stderr:
+                if line.startswith(b"consuming"):
+                    ready.set()
+        ready.set()
+
+    group.create_task(read())
+    await ready.wait()
     return process
 
 
@@ -106,7 +113,7 @@ async def trial(broker: Broker, jobs: int, kills: int, restarts: int, seed: int)
     async with asyncio.TaskGroup() as group:
         reading = group.create_task(collector.run())
         for number in range(kills):
-            process = await consumer(config)
+            process = await consumer(config, group)
             await asyncio.sleep(luck.uniform(0.2, 3.0))
             if number in at:
                 await asyncio.to_thread(broker.kill)
@@ -120,9 +127,9 @@ async def trial(broker: Broker, jobs: int, kills: int, restarts: int, seed: int)
             process.send_signal(signal.SIGKILL)
             await process.wait()
             before.append(len({r["id"] for r in collector.found}))
-        last = await consumer(config)
+        last = await consumer(config, group)
         async with asyncio.timeout(300):
-            while (
+            while (  # noqa: ASYNC110 (a measurement)
                 len({r["id"] for r in collector.found}) < jobs
                 or now_ns() - collector.last_ns < QUIET_S * 1e9
             ):  # fmt: skip
