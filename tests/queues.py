@@ -163,3 +163,23 @@ async def _fetched(stream: Any) -> list[bytes]:
         return [message.data for message in await stream.fetch(100, timeout=1)]
     except nats.errors.TimeoutError:
         return []
+
+
+async def delete_consumer(config: QueueConfig) -> None:
+    """What an operator may do by mistake while a consumer runs."""
+    if config.url.startswith("nats"):
+        import nats
+
+        client = await nats.connect(config.url)
+        await client.jetstream().delete_consumer(f"{config.prefix}-jobs", "consumers")
+        await client.close()
+    elif config.url.startswith("amqp"):
+        import aio_pika
+
+        async with await aio_pika.connect(config.url) as connection:
+            await (await connection.channel()).queue_delete(f"{config.prefix}.jobs")
+    else:
+        import redis.asyncio
+
+        async with redis.asyncio.from_url(config.url) as client:
+            await client.xgroup_destroy(f"{config.prefix}:jobs", "consumers")

@@ -168,7 +168,6 @@ class Consumer:
 
     async def _reopen(self) -> None:
         """Makes the connection anew, for as long as it takes."""
-        self.tally.reconnects += 1
         pause_s = 0.5
         while not self._over.is_set():
             await self._source.close()
@@ -182,6 +181,7 @@ class Consumer:
                 pause_s = min(2 * pause_s, 5.0)
             else:
                 self._errors = 0
+                self.tally.reconnects += 1
                 return
 
     def _take(self, delivery: Delivery, group: asyncio.TaskGroup) -> None:

@@ -15,7 +15,7 @@ from bild_dist.orchestrator.queue.job import word
 from bild_dist.orchestrator.queue.source import Delivery, JobSource, Outcome, Settled
 from bild_dist.tables import QueueConfig
 from tests.brokers import Broker
-from tests.queues import Echo, Running, body, dead, desk_of, results, settings
+from tests.queues import Echo, Running, body, dead, delete_consumer, desk_of, results, settings
 
 pytestmark = pytest.mark.process
 
@@ -308,3 +308,17 @@ async def test_a_restart_of_the_broker_loses_nothing(broker: Broker) -> None:
     assert {f"j{n}" for n in range(4)} == {r["id"] for r in found}
     assert 4 == len(found)
     assert {"done"} == {r["status"] for r in found}
+
+
+async def test_what_somebody_deleted_is_made_anew(broker: Broker) -> None:
+    """Without its consumer, its queue or its group a client hears nothing, in silence: the watchdog
+    looks, declares what is missing and goes on.
+    """
+    config, writer = settings(broker.url, stall_s=0.5), Echo()
+    async with desk_of(config) as desk, Running(config, writer) as running:
+        await desk.submit("a", body("a"))
+        await results(desk, 1)
+        await delete_consumer(config)
+        await until(lambda: running.consumer.tally.reconnects)
+        await desk.submit("b", body("b"))
+        assert "b" in {r["id"] for r in await results(desk, 1)}
