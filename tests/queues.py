@@ -150,8 +150,8 @@ async def dead(config: QueueConfig, name: str) -> list[dict[str, Any]]:
     else:
         import redis.asyncio
 
-        async with redis.asyncio.from_url(config.url) as client:
-            entries = await client.xrange(f"{config.prefix}:{name}")
+        async with redis.asyncio.from_url(config.url) as server:
+            entries: Any = await server.xrange(f"{config.prefix}:{name}")
             with_data = [fields[b"letter"] for _, fields in entries]
     return [json.loads(data) for data in with_data]
 
@@ -181,5 +181,5 @@ async def delete_consumer(config: QueueConfig) -> None:
     else:
         import redis.asyncio
 
-        async with redis.asyncio.from_url(config.url) as client:
-            await client.xgroup_destroy(f"{config.prefix}:jobs", "consumers")
+        async with redis.asyncio.from_url(config.url) as server:
+            await server.xgroup_destroy(f"{config.prefix}:jobs", "consumers")

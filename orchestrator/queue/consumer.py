@@ -138,7 +138,7 @@ class Consumer:
                 delivery = await self._source.pull(POLL_S)
         except Exception as error:  # whatever a client library comes up with ends this request only
             self._errors += 1
-            _log.warning("no job could be pulled: %s", error or type(error).__name__)
+            _log.warning("no job could be pulled: %r", error)
             if self._errors >= _ERRORS:
                 await self._reopen()
             else:
