@@ -76,8 +76,8 @@ async def consumer(config: QueueConfig, group: asyncio.TaskGroup) -> asyncio.sub
     ready = asyncio.Event()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bild_dist", "consume", "--small", SMALL, "--large", LARGE,
-        "--url", config.url, "--concurrency", str(PLACES), "--set", f"queue.lease_s={config.lease_s}",
-        "--set", "queue.attempts=100", "--set", "queue.stall_s=10",
+        "--url", config.url, "--prefix", config.prefix, "--concurrency", str(PLACES),
+        "--set", f"queue.lease_s={config.lease_s}", "--set", "queue.attempts=100", "--set", "queue.stall_s=10",
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
 
@@ -160,6 +160,34 @@ async def trial(broker: Broker, jobs: int, kills: int, restarts: int, seed: int)
     }
 
 
+async def long_job(broker: Broker, leases: int) -> dict[str, Any]:
+    """One job that takes so many leases of a second, with two consumers: how often it is begun."""
+    config = QueueConfig(url=broker.url, lease_s=1.0, prefix="long")
+    desk = job_desk(config)
+    await desk.open()
+    async with asyncio.TaskGroup() as group:
+        # 80 passes of 12 ms are about a second, and each token of this mode has one.
+        job = {"id": "long", "prompt": "Long.", "mode": "large", "max_new_tokens": leases * 80}
+        await desk.submit("long", json.dumps(job).encode())
+        consumers = [await consumer(config, group) for _ in range(2)]
+        started_ns, answers = now_ns(), []
+        while not answers:
+            answers = await desk.collect("default", 1.0)
+        seconds = (now_ns() - started_ns) / 1e9
+        await asyncio.sleep(3)
+        answers += await desk.collect("default", 1.0)
+        for one in consumers:
+            one.send_signal(signal.SIGTERM)
+    await desk.close()
+    found = [json.loads(answer.body) for answer in answers]
+    return {
+        "lease_s": config.lease_s,
+        "seconds": round(seconds, 1),
+        "results": len(found),
+        "attempts": [r["attempt"] for r in found],
+    }
+
+
 async def texts(jobs: int) -> dict[str, str]:
     """What each job must give, written without pauses and without a queue."""
     plain = (SMALL.partition("&ms")[0], LARGE.partition("&ms")[0])
@@ -185,6 +213,7 @@ def main() -> None:
             figures[kind] = asyncio.run(
                 trial(broker, given.jobs, given.kills, given.restarts, given.seed)
             )
+            figures[kind]["ten_leases"] = asyncio.run(long_job(broker, 10))
     record.write("queue", figures)
 
 

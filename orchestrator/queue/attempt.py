@@ -165,7 +165,8 @@ class Attempt:
             delivery = self._delivery
             try:
                 held = await self._source.renew(delivery)
-            except BrokerUnavailable:
+            except Exception as error:  # a lease is long enough to miss one renewal
+                _log.warning("a lease could not be renewed: %r", error)
                 continue
             self._tally.renewals += held
             if not held and delivery is self._delivery and not await self._handed_over():

@@ -6,7 +6,7 @@ import asyncio
 from types import TracebackType
 from typing import Final, Self
 
-from bild_dist.errors import BrokerUnavailable
+from bild_dist.errors import BildError
 from bild_dist.orchestrator.queue import job
 from bild_dist.orchestrator.queue.source import JobSource
 from bild_dist.tasks import TaskSet
@@ -63,5 +63,5 @@ class TokenStream:
         self._seq += 1
         try:
             await self._source.tell(self._word, body)
-        except BrokerUnavailable:
+        except BildError:
             return

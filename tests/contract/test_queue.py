@@ -101,7 +101,7 @@ async def test_a_consumer_holds_as_many_jobs_as_it_has_places(broker: Broker) ->
 
 async def test_a_long_job_runs_once(broker: Broker) -> None:
     """A job that takes several leases is renewed and not handed over a second time."""
-    config, writer = settings(broker.url, lease_s=0.5), Echo(0.2)
+    config, writer = settings(broker.url, lease_s=1), Echo(0.4)
     async with desk_of(config) as desk:
         await desk.submit("long", body("long", "a" * 10))
         async with Running(config, writer, 2), Running(config, writer, 2):
