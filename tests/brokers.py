@@ -20,7 +20,7 @@ PROGRAMS = {
     "rabbit": ("rabbitmq-server", "/usr/lib/rabbitmq/bin"),
     "redis": ("redis-server", ""),
 }
-START_S = 40
+START_S = 120
 
 
 class Broker:

@@ -22,7 +22,8 @@ from bild_dist.tables import QueueConfig
 from tests.brokers import Broker, free_ports
 from tests.queues import Echo, Running, body, desk_of, results, settings
 
-pytestmark = pytest.mark.process
+# A broker takes its time to start where others want the same cores.
+pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 
 ROOT = Path(__file__).parents[2]
 PAIR = (
