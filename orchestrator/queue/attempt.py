@@ -256,15 +256,15 @@ class Attempt:
             outcome = Outcome(
                 word=job.word, reply=job.reply, result=form.done(job.id, value, attempt)
             )
-            self._tally.done += await self._settle(outcome)
+            self._count("done", await self._settle(outcome))
         elif value is Why.CANCELLED:
             result = form.cancelled(job.id, attempt)
             outcome = Outcome(word=job.word, reply=job.reply, result=result)
-            self._tally.cancelled += await self._settle(outcome)
+            self._count("cancelled", await self._settle(outcome))
         elif value is Why.LOST:
             self._tally.lost += 1
         elif isinstance(value, Why):
-            self._tally.given_back += await self._leave(self._source.give_back)
+            self._count("given_back", await self._leave(self._source.give_back))
         elif isinstance(value, InvalidRequest):
             await self._give_up(UNPROCESSABLE, value, attempt)
         elif isinstance(value, DeadlineExceeded) or attempt >= self._config.attempts:
@@ -272,7 +272,13 @@ class Attempt:
             await self._give_up(FAILED, value, attempt)
         else:
             delay_s = pause_s(self._config, attempt)
-            self._tally.retried += await self._leave(lambda d: self._source.retry(d, delay_s))
+            self._count("retried", await self._leave(lambda d: self._source.retry(d, delay_s)))
+
+    def _count(self, name: str, happened: bool) -> None:
+        """Counts what has happened. Not `tally.x += await ...`: that adds to what was there before
+        the wait, and forgets what other attempts have counted meanwhile.
+        """
+        setattr(self._tally, name, getattr(self._tally, name) + happened)
 
     async def _give_up(self, dead: str, error: BildError, attempts: int) -> None:
         body = self._delivery.body
@@ -283,11 +289,7 @@ class Attempt:
             name, reply = known
             result = form.failed(name, error, attempts)
             outcome = replace(outcome, word=form.word(name), reply=reply, result=result)
-        settled = await self._settle(outcome)
-        if dead == FAILED:
-            self._tally.failed += settled
-        else:
-            self._tally.unprocessable += settled
+        self._count(dead, await self._settle(outcome))
 
     async def _settle(self, outcome: Outcome) -> bool:
         """Publishes how the job ended, for as long as it takes. True: it is the job's one end."""

@@ -286,6 +286,12 @@ class NatsDesk(_Link):
         self._results.clear()
         await self._connect()
 
+    async def expect(self, reply: str) -> None:
+        """Nothing: the first result makes it."""
+
+    async def forget(self, reply: str) -> None:
+        """Nothing: what is kept refuses a second result."""
+
     async def submit(self, word: str, body: bytes) -> None:
         with _translated("submitting a job"):
             await self._publish("jobs", f"{self._prefix}.jobs", body, {"Nats-Msg-Id": word})

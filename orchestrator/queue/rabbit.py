@@ -294,6 +294,19 @@ class RabbitDesk(_Link):
         self._replies.clear()
         await self._connect()
 
+    async def expect(self, reply: str) -> None:
+        with _translated("declaring a queue"):
+            if reply not in self._replies:
+                queue = await self._queue(f"results.{reply}")
+                self._replies[reply] = await self._broker.declare_queue(queue)
+
+    async def forget(self, reply: str) -> None:
+        with _translated("deleting a queue"):
+            self._replies.pop(reply, None)
+            channel = await self._connection.channel()
+            await channel.queue_delete(f"{self._prefix}.results.{reply}")
+            await channel.close()
+
     async def submit(self, word: str, body: bytes) -> None:
         with _translated("submitting a job"):
             await self._broker.publish(
@@ -303,10 +316,8 @@ class RabbitDesk(_Link):
     async def collect(self, reply: str, timeout_s: float) -> list[Answer]:
         """Takes results off their queue; `taken` removes them for good."""
         answers: list[Answer] = []
+        await self.expect(reply)
         with _translated("collecting results"):
-            if reply not in self._replies:
-                queue = await self._queue(f"results.{reply}")
-                self._replies[reply] = await self._broker.declare_queue(queue)
             ends = asyncio.get_running_loop().time() + timeout_s
             while len(answers) < _GATHER:
                 message = await self._replies[reply].get(fail=False, timeout=_ANSWER_S)

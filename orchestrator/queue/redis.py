@@ -295,6 +295,12 @@ class RedisDesk(_Link):
     async def open(self) -> None:
         await self._connect()
 
+    async def expect(self, reply: str) -> None:
+        """Nothing: the first result makes it."""
+
+    async def forget(self, reply: str) -> None:
+        """Nothing: what is kept refuses a second result."""
+
     async def submit(self, word: str, body: bytes) -> None:
         with _translated("submitting a job"):
             await self._redis.xadd(self._jobs, {"job": body})

@@ -131,6 +131,12 @@ class JobDesk(Protocol):
     async def close(self) -> None:
         """Disconnects."""
 
+    async def expect(self, reply: str) -> None:
+        """Makes the place where results are kept for this producer, before its first job."""
+
+    async def forget(self, reply: str) -> None:
+        """Removes that place: all its results are safe, and what is left there are duplicates."""
+
     async def submit(self, word: str, body: bytes) -> None:
         """Puts a job on the queue and waits until the broker has it."""
 

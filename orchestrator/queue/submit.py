@@ -108,7 +108,7 @@ def read(path: str, run: str = "") -> Batch:
     """
     try:
         content = Path(path).read_bytes()
-        lines = content.decode("utf-8").splitlines()
+        lines = content.decode("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--input {path} cannot be read: {error}") from None
     reply = hashlib.sha256(run.encode() + b"\0" + content).hexdigest()[:16]
@@ -164,6 +164,7 @@ async def submit(desk: JobDesk, batch: Batch, names: Sequence[str]) -> None:
     """Puts jobs on the queue; each is there when this returns. One that the broker refuses ends it,
     with the line's id in the error.
     """
+    await _insist(desk, partial(desk.expect, batch.reply))
     with _bar("submitted", len(names)) as advance:
         for name in names:
             put = partial(desk.submit, word(batch.on_queue(name)), batch.jobs[name])
@@ -180,10 +181,8 @@ async def collect(desk: JobDesk, collected: Collected) -> None:
     Raises:
         BrokerUnavailable: told to stop before that.
     """
-    over = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
     batch = collected.batch
-    with _bar("texts", len(batch.jobs)) as advance:
+    with _told_to_stop() as over, _bar("texts", len(batch.jobs)) as advance:
         for _ in range(collected.known):
             advance()
         while collected.missing and not over.is_set():
@@ -198,6 +197,19 @@ async def collect(desk: JobDesk, collected: Collected) -> None:
     if collected.missing:
         count = len(collected.missing)
         raise BrokerUnavailable(f"stopped with {count} results to come: run it again to go on")
+    with contextlib.suppress(BrokerUnavailable):
+        await desk.forget(batch.reply)
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[asyncio.Event]:
+    """Set when somebody ends the program by `kill`."""
+    over, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, over.set)
+    try:
+        yield over
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
 
 
 async def _insist(desk: JobDesk, call: Callable[[], Awaitable[T]]) -> T:
@@ -287,7 +299,7 @@ def _lines(file: IO[str]) -> list[str]:
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
         file.truncate(len(whole.encode()))
-    return [line for line in whole.splitlines() if line.strip()]
+    return [line for line in whole.split("\n") if line.strip()]
 
 
 @contextmanager

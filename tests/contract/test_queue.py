@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bild_dist.orchestrator.queue import consumer
+from bild_dist.orchestrator.queue import consumer, submit
 from bild_dist.orchestrator.queue.brokers import job_source
 from bild_dist.orchestrator.queue.job import word
 from bild_dist.orchestrator.queue.source import Delivery, JobSource, Outcome, Settled
@@ -290,6 +291,27 @@ async def test_results_may_have_a_queue_of_their_own(broker: Broker) -> None:
             if broker.kind == "rabbit":
                 await desk.submit("b", body("b", reply="nobody"))
                 assert ["b"] == [r["id"] for r in await results(desk, 1)]
+
+
+async def test_a_batch_finds_its_own_results(broker: Broker, tmp_path: Path) -> None:
+    """What `bild submit` does: each line has its result, though consumers were faster than it could
+    listen and another producer's results lie there too; a line may hold any character.
+    """
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    lines = [json.dumps({"id": n, "prompt": f"{n}\u2028"}, ensure_ascii=False) for n in range(6)]
+    source.write_text("\n".join(lines), "utf-8")
+    config, batch = settings(broker.url), submit.read(str(source))
+    async with desk_of(config) as desk, Running(config, Echo(), 3) as running:
+        await desk.submit("other", body("other"))
+        with target.open("w+") as output:
+            collected = submit.Collected(batch, output)
+            await submit.submit(desk, batch, collected.missing)
+            await until(lambda: running.consumer.tally.done == 7)
+            await submit.collect(desk, collected)
+        assert ["other"] == [r["id"] for r in await results(desk, 1)]
+    found = [json.loads(line) for line in target.read_text().splitlines()]
+    assert list(range(6)) == sorted(r["id"] for r in found)
+    assert {f"{r['id']}\u2028" for r in found} == {r["text"] for r in found}
 
 
 async def test_a_restart_of_the_broker_loses_nothing(broker: Broker) -> None:
