@@ -57,6 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         from bild_dist.evaluation.report.main import main as report
 
         return report(arguments[1:])
+    if arguments[:1] == ["consume"]:
+        from bild_dist.orchestrator.queue.command import main as consume
+
+        return consume(arguments[1:], inproc)
+    if arguments[:1] == ["submit"]:
+        from bild_dist.orchestrator.queue.submit import main as submit
+
+        return submit(arguments[1:])
     from bild_dist.orchestrator.cli import main as cli
 
     return cli(arguments, inproc)

@@ -9,6 +9,7 @@
     │   └── RemoteProtocolError    the peer did
     ├── WorkerUnavailable      the process is gone, frozen, or was never there
     ├── WorkerFault            the device failed (CUDA error, out of memory)
+    ├── BrokerUnavailable      the message broker is gone or out of reach
     └── ConfigError            the operator has to change something before start
 
 An error crosses the wire as its class name and its message, and is born again there by `revive`.
@@ -61,6 +62,10 @@ class WorkerFault(BildError):
     """The worker's device failed. The worker process ends with a non-zero exit code."""
 
 
+class BrokerUnavailable(BildError):
+    """The message broker does not answer, or has closed the connection."""
+
+
 class ConfigError(BildError):
     """What the operator configured does not fit together. Exit code 2."""
 
@@ -86,6 +91,7 @@ TABLE: dict[type[BildError], Verdict] = {
     RemoteProtocolError: Verdict("FAILED_PRECONDITION", 500, "no"),
     WorkerUnavailable: Verdict("UNAVAILABLE", 503, "yes"),
     WorkerFault: Verdict("INTERNAL", 500, "yes"),
+    BrokerUnavailable: Verdict("UNAVAILABLE", 503, "later"),
     ConfigError: Verdict("FAILED_PRECONDITION", None, "no"),
 }
 

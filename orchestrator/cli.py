@@ -47,6 +47,8 @@ _COMMANDS: Final = {
     "worker": "run one model as a worker process",
     "launch": "start and watch the workers of a configuration",
     "serve": "offer the pair over HTTP, as OpenAI's clients expect it",
+    "consume": "take jobs from a message broker and publish their texts",
+    "submit": "put a file of jobs on a queue and collect the results",
     "bench": "measure speed against other ways to run the same models",
     "plan": "predict the speed of a pair of models for given or measured costs, and advise",
     "align": "teach a small model to agree with a large one",

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from bild_dist.config import Config
-from bild_dist.errors import BildError, ConfigError, InvalidRequest
+from bild_dist.errors import BildError, ConfigError
 from bild_dist.orchestrator.decoder import Decoder
 from bild_dist.orchestrator.drawing import Drawing
+from bild_dist.orchestrator.lines import parsed, take_prompt
 from bild_dist.orchestrator.opening import connected, launched
 from bild_dist.orchestrator.screen import Screen
 from bild_dist.orchestrator.session import Record
@@ -168,45 +169,13 @@ async def _file(
 async def _line(number: int, line: str, decoder: Decoder) -> dict[str, Any]:
     name: object = str(number)
     try:
-        record = _parse(line)
+        record = parsed(line)
         name = record.pop("id", name)
-        kinds = [kind for kind in ("prompt", "messages", "prompt_tokens") if kind in record]
-        if len(kinds) != 1:
-            raise InvalidRequest("a line needs one of prompt, messages, prompt_tokens")
-        prompt = record.pop(kinds[0])
-        _check_prompt(kinds[0], prompt)
+        prompt = take_prompt(record)
         result = await decoder.generate(prompt, **record)
     except BildError as error:
         return {"id": name, "error": {"type": type(error).__name__, "message": str(error)}}
     return {"id": name, **result.as_dict()}
-
-
-def _parse(line: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise InvalidRequest(f"the line is not JSON: {error}") from None
-    if not isinstance(record, dict):
-        raise InvalidRequest(f"the line must be a JSON object, not {type(record).__name__}")
-    return record
-
-
-def _check_prompt(kind: str, prompt: object) -> None:
-    good = {
-        "prompt": isinstance(prompt, str),
-        "messages": isinstance(prompt, list) and all(isinstance(m, dict) for m in prompt),
-        "prompt_tokens": isinstance(prompt, list)
-        and all(isinstance(t, int) and not isinstance(t, bool) for t in prompt),
-    }
-    if not good[kind]:
-        what = {
-            "prompt": "a text",
-            "messages": "a list of objects",
-            "prompt_tokens": "a list of ids",
-        }
-        raise InvalidRequest(f"{kind} must be {what[kind]}")
-    if not prompt:
-        raise InvalidRequest(f"{kind} is empty")
 
 
 def _read(path: str) -> list[str]:

@@ -136,7 +136,9 @@ def test_there_is_one_version() -> None:
 
 
 def test_green_here_means_green_there() -> None:
-    """The automatic check runs the target that people run, and nothing beside it."""
+    """The automatic check runs the target that people run; before it only the brokers of the queue's
+    tests are installed, where they can be.
+    """
     lines = (ROOT / ".ci" / "run").read_text("utf-8").splitlines()
     commands = [line for line in lines if line and not line.startswith(("#", "set ", "cd "))]
-    assert commands == ["make check"]
+    assert [".ci/brokers", "make check"] == [line.partition(" ||")[0] for line in commands]
