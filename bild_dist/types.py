@@ -14,12 +14,21 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from bild_dist.errors import InvalidRequest
 
 TOP_LOGPROBS: Final = 20
 """Most alternatives whose log-probabilities a request may ask for."""
+MOST: Final = (1 << 31) - 1
+"""Largest value of the options that count tokens: more than any model writes, less than any wire holds."""
+STOPS: Final = 16
+"""Most strings that may end a text."""
+STOP_CHARACTERS: Final = 1024
+"""Characters of all of them together, at most: each token is compared with every one of their beginnings."""
+
+_SHOWN: Final = 80
+"""Characters of a bad value that are quoted."""
 
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
 
@@ -105,7 +114,7 @@ class FinishReason(StrEnum):
 
 def nearest(name: str, known: list[str]) -> str:
     """A hint for a misspelt name: ` (did you mean 'x'?)`, or the list of what there is."""
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name[:_SHOWN], known, n=1)
     return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(sorted(known))})"
 
 
@@ -139,7 +148,7 @@ class Options:
     """Let `alpha_fb` follow the text's own confidences, so that this share of the positions falls
     below it; it starts from `alpha_fb`. In [0, 1); 0 leaves it fixed."""
     window: int = 10
-    """Most tokens that the small model writes in a row. At least 1 (paper, section 5.1: 10)."""
+    """Most tokens that the small model writes in a row. From 1 to 2**31 - 1 (paper, section 5.1: 10)."""
     verify_tail: bool = True
     """Check the final run of small tokens too. False reproduces Algorithm 1 as printed."""
     schedule: Schedule | None = None
@@ -155,13 +164,14 @@ class Options:
     temperature: float = 0.0
     """0 writes the most likely token; above it one is drawn from p^(1/temperature), finite."""
     top_k: int = 0
-    """Draw from the so many most likely tokens only; 0 from all."""
+    """Draw from the so many most likely tokens only, up to 2**31 - 1; 0 from all."""
     top_p: float = 1.0
     """Draw from the fewest tokens whose share reaches this, above 0; 1 from all."""
     seed: int = 0
     """Of all that is drawn, from 0 to 2**63 - 1: the same seed, the same text."""
     max_new_tokens: int = 128
     stop: tuple[str, ...] = ()
+    """Strings that end the text, left out of it: at most 16, of 1024 characters together."""
     deadline: float | None = None
     """Seconds from the start of the request; None waits as long as it takes."""
     truncate: bool = False
@@ -192,20 +202,24 @@ class Options:
             isinstance(self.stop, tuple) and all(isinstance(s, str) and s for s in self.stop),
             "stop", self.stop, "one or more non-empty strings",
         )  # fmt: skip
+        _require(
+            len(self.stop) <= STOPS and sum(map(len, self.stop)) <= STOP_CHARACTERS, "stop", self.stop,
+            f"at most {STOPS} strings of {STOP_CHARACTERS} characters together",
+        )  # fmt: skip
         _require(_number(self.alpha_fb) and 0 <= self.alpha_fb <= 1, "alpha_fb", self.alpha_fb,
                  "a number from 0 to 1 (for the large model's own text use mode 'exact')")  # fmt: skip
         _require(_number(self.alpha_rb) and self.alpha_rb >= 0, "alpha_rb", self.alpha_rb,
                  "a number of at least 0")  # fmt: skip
-        _require(_whole(self.window) and self.window >= 1, "window", self.window,
-                 "a whole number of at least 1 (for the large model alone use mode 'large')")  # fmt: skip
+        _require(_whole(self.window) and 1 <= self.window <= MOST, "window", self.window,
+                 "a whole number from 1 to 2**31 - 1 (for the large model alone use mode 'large')")  # fmt: skip
         _require(_whole(self.branches) and 1 <= self.branches <= 8, "branches", self.branches,
                  "a whole number from 1 to 8")  # fmt: skip
         _require(_number(self.adapt) and 0 <= self.adapt < 1, "adapt", self.adapt,
                  "a share of at least 0 and below 1 (0 leaves alpha_fb fixed)")  # fmt: skip
         self._check_sampling()
         self._check_policy()
-        _require(_whole(self.max_new_tokens) and self.max_new_tokens >= 1, "max_new_tokens",
-                 self.max_new_tokens, "a whole number of at least 1")  # fmt: skip
+        _require(_whole(self.max_new_tokens) and 1 <= self.max_new_tokens <= MOST, "max_new_tokens",
+                 self.max_new_tokens, "a whole number from 1 to 2**31 - 1")  # fmt: skip
         _require(
             self.deadline is None or (_number(self.deadline) and 0 < self.deadline < math.inf),
             "deadline", self.deadline, "a number of seconds above 0",
@@ -223,8 +237,8 @@ class Options:
     def _check_sampling(self) -> None:
         _require(_number(self.temperature) and 0 <= self.temperature < math.inf, "temperature",
                  self.temperature, "a finite number of at least 0 (0 takes the most likely token)")  # fmt: skip
-        _require(_whole(self.top_k) and self.top_k >= 0, "top_k", self.top_k,
-                 "a whole number of at least 0 (0 draws from all tokens)")  # fmt: skip
+        _require(_whole(self.top_k) and 0 <= self.top_k <= MOST, "top_k", self.top_k,
+                 "a whole number from 0 to 2**31 - 1 (0 draws from all tokens)")  # fmt: skip
         _require(_number(self.top_p) and 0 < self.top_p <= 1, "top_p", self.top_p,
                  "a number above 0 and at most 1 (1 draws from all tokens)")  # fmt: skip
         _require(_whole(self.seed) and 0 <= self.seed < 1 << 63, "seed", self.seed,
@@ -267,10 +281,13 @@ class Options:
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    """Whether a value is a real number that every wire holds, as whole numbers of any length are not."""
+    if isinstance(value, float):
+        return not math.isnan(value)
+    return _whole(value) and -(1 << 63) <= value < 1 << 63
 
 
-def _whole(value: object) -> bool:
+def _whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -280,7 +297,16 @@ def _plain(value: object) -> object:
 
 def _require(ok: bool, name: str, value: object, what: str) -> None:
     if not ok:
-        raise InvalidRequest(f"{name} = {value!r} must be {what}")
+        raise InvalidRequest(f"{name} = {_shown(value)} must be {what}")
+
+
+def _shown(value: object) -> str:
+    """A value as it is quoted, cut where it is long: some are a megabyte of somebody's body."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes out no number of more than 4300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def _member(name: str, kind: type[StrEnum], value: object) -> StrEnum:
@@ -288,7 +314,7 @@ def _member(name: str, kind: type[StrEnum], value: object) -> StrEnum:
         return kind(value)  # type: ignore[arg-type]
     except ValueError:
         names = [m.value for m in kind]
-        raise InvalidRequest(f"{name} = {value!r} must be one of {', '.join(names)}") from None
+        raise InvalidRequest(f"{name} = {_shown(value)} must be one of {', '.join(names)}") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,8 @@ _MEMORY: Final = 400.0
 """Observations per class of confidence that are remembered; older ones fade."""
 _MARGIN: Final = 1.2
 """What a draft step must promise over its cost: where both are equal nothing is gained by it."""
+_FAR: Final = 64
+"""Tokens beyond which nothing is reckoned: few drafts get there, and a window may be of any size."""
 _FADE: Final = 0.99
 """Weight of a cycle when the next one comes."""
 
@@ -196,7 +198,7 @@ class Forecast:
             return False
         tokens = reach = 1.0
         spent = costs.small_trip_ns + costs.large_trip_ns
-        for n in range(1, self._window + 1):
+        for n in range(1, min(self._window, _FAR) + 1):
             reach *= self.blind
             tokens += reach
             best = max(best, tokens / (spent + n * costs.small_ns + costs.large_ns(n + 1)))
@@ -211,7 +213,7 @@ class Forecast:
         """
         costs = self.costs
         steps = (costs.large_ns(self._fed / self._checks) + costs.large_trip_ns) / costs.small_ns
-        return min(int(steps + 0.3), 64)
+        return min(int(steps + 0.3), _FAR)
 
     def outlook(self, reach: float, ruler: Ruler, *, overlap: bool) -> Outlook:
         """For a draft whose first token counts with the chance `reach`, where `ruler` stands."""

@@ -48,6 +48,16 @@ def test_before_anything_is_measured_there_is_a_sane_guess() -> None:
     assert Forecast(Costs(), Options(mode=Mode.EXACT)).pays
 
 
+def test_no_window_is_too_wide_to_reckon_with() -> None:
+    """What drafting may bring is asked at every hand-over of every request: a window of any size takes no
+    longer than one that a draft reaches the end of.
+    """
+    widest = Options(mode=Mode.EXACT, window=(1 << 31) - 1)
+    for costs in (Costs(), measured()):
+        forecast = Forecast(costs, widest)
+        assert forecast.pays == Forecast(costs, Options(mode=Mode.EXACT, window=64)).pays
+
+
 def test_a_dearer_draft_must_promise_more() -> None:
     """The floor grows with the time of a draft step, and stays below one token."""
     floors = [Forecast(measured(small_ms=ms), Options()).floor for ms in (1, 5, 10, 100)]

@@ -46,6 +46,14 @@ BAD: list[tuple[bool, dict[str, Any], str, str]] = [
     (False, {**HELLO, "n": 0}, "n", "from 1 to 16"),
     (False, {**HELLO, "n": True}, "n", "from 1 to 16"),
     (False, {**HELLO, "stop": ""}, "stop", "non-empty"),
+    (False, {**HELLO, "stop": ["x"] * 17}, "stop", "at most 16 strings of 1024 characters"),
+    (False, {**HELLO, "stop": ["x" * 500] * 3}, "stop", "at most 16 strings of 1024 characters"),
+    (False, {**HELLO, "window": 1 << 70}, "window", "from 1 to 2**31 - 1"),
+    (False, {**HELLO, "top_k": 1 << 31}, "top_k", "from 0 to 2**31 - 1"),
+    (False, {**HELLO, "max_tokens": 1 << 31}, "max_tokens", "from 1 to 2**31 - 1"),
+    (False, {**HELLO, "alpha_rb": 1 << 63}, "alpha_rb", "a number of at least 0"),
+    (False, {**HELLO, "temperature": 10**400}, "temperature", "finite number"),
+    (False, {**HELLO, "deadline": 10**400}, "deadline", "seconds above 0"),
     (False, {**HELLO, "mode": "fast"}, "mode", "one of bild"),
     (False, {**HELLO, "stream": 1}, "stream", "true or false"),
     (False, {**HELLO, "stream_options": {"include_usage": True}}, "stream_options", '"stream": true'),
@@ -79,6 +87,7 @@ def test_a_bad_field_is_named(chat: bool, body: dict[str, Any], param: str, said
     assert 400 == refused.value.status
     assert param == refused.value.param
     assert said in refused.value.message
+    assert 500 > len(refused.value.message)
 
 
 @pytest.mark.parametrize(
