@@ -314,7 +314,9 @@ def _member(name: str, kind: type[StrEnum], value: object) -> StrEnum:
         return kind(value)  # type: ignore[arg-type]
     except ValueError:
         names = [m.value for m in kind]
-        raise InvalidRequest(f"{name} = {_shown(value)} must be one of {', '.join(names)}") from None
+        raise InvalidRequest(
+            f"{name} = {_shown(value)} must be one of {', '.join(names)}"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import NoReturn, Self, TypeAlias
 
+from bild_dist.clock import now_ns
 from bild_dist.config import Config
 from bild_dist.errors import BildError, ConfigError, WorkerUnavailable
 from bild_dist.orchestrator.decoder import Decoder
@@ -41,6 +42,7 @@ class Keeping:
         self._stubborn = stubborn
         self._decoder: Decoder | None = None
         self._up = asyncio.Event()
+        self._next_ns = 0
         self.restarts = 0
         """How often the decoder had to be opened again."""
 
@@ -56,6 +58,11 @@ class Keeping:
         """The decoder, or None while there is none."""
         return self._decoder
 
+    @property
+    def pause_s(self) -> float:
+        """Seconds until the models are started again; 0 where that is under way."""
+        return max(self._next_ns - now_ns(), 0) / 1e9
+
     async def up(self) -> None:
         """Returns once there is a decoder."""
         await self._up.wait()
@@ -65,13 +72,17 @@ class Keeping:
 
         Raises:
             ConfigError: the models cannot be started, or do not fit together.
-            WorkerUnavailable: they were lost too often.
+            WorkerUnavailable: too many starts in a row have failed.
         """
         patience = Patience()
         while True:
-            patience.begin()
+
+            def up() -> None:
+                patience.up()
+                on_up()
+
             try:
-                error = await self._once(on_up)
+                error = await self._once(up)
             except ConfigError:
                 raise
             except BildError as failure:
@@ -79,9 +90,13 @@ class Keeping:
             self._say(f"not serving: {error}")
             pause_s = patience.pause_s()
             if pause_s is None and not self._stubborn:
-                raise WorkerUnavailable(f"gave up after {len(BACKOFF_S) + 1} starts: {error}")
+                raise WorkerUnavailable(
+                    f"gave up after {len(BACKOFF_S) + 1} failed starts: {error}"
+                )
             self.restarts += 1
-            await asyncio.sleep(BACKOFF_S[-1] if pause_s is None else pause_s)
+            pause_s = BACKOFF_S[-1] if pause_s is None else pause_s
+            self._next_ns = now_ns() + int(pause_s * 1e9)
+            await asyncio.sleep(pause_s)
 
     async def _once(self, on_up: Callable[[], None]) -> BildError:
         """One decoder, from its opening to its end; returns why it ended."""
@@ -145,8 +160,7 @@ class Processes:
             try:
                 await stack.enter_async_context(decoder)
             except WorkerUnavailable:
-                # They are joined one after the other: the first that is missing did not answer.
-                await self._end(next(role for role in _ORDER if role not in decoder.workers))
+                await self._end(_silent(decoder))
                 raise
             self._decoder = decoder
             try:
@@ -166,8 +180,8 @@ class Processes:
         async def start(role: Role) -> None:
             supervisor, config = self._supervisor, self._config
             worker = config.worker(role)
-            listen = supervisor.private_address(role, config.orchestrator.transport)
             try:
+                listen = supervisor.private_address(role, config.orchestrator.transport)
                 child = await supervisor.start(role, worker, listen)
             except BildError as error:
                 failures.append(error)
@@ -202,6 +216,13 @@ class Processes:
             del self._children[child.role]
         if self._decoder is not None:
             self._decoder.worker_failed(child.role, error)
+
+
+def _silent(decoder: Decoder) -> Role:
+    """Who did not answer a decoder that could not be entered."""
+    # They are joined one after the other, so it is the first that is missing; with both joined it was the
+    # tokenizer that did not come, which is the large one's.
+    return next((role for role in _ORDER if role not in decoder.workers), Role.LARGE)
 
 
 @asynccontextmanager

@@ -62,10 +62,10 @@ class _Launch:
         """One worker, started again when it ends, until that has failed too often."""
         patience = Patience()
         while True:
-            patience.begin()
             child = None
             try:
                 child = await supervisor.start(role, worker, worker.listen)
+                patience.up()
                 ended = self._ended[child] = asyncio.get_running_loop().create_future()
                 _say(
                     f"{role} worker ready: pid={child.process.pid} {child.address} {child.description}"
@@ -82,7 +82,7 @@ class _Launch:
             pause_s = patience.pause_s()
             if pause_s is None:
                 self._give_up(
-                    WorkerUnavailable(f"gave up after {len(BACKOFF_S) + 1} starts: {error}")
+                    WorkerUnavailable(f"gave up after {len(BACKOFF_S) + 1} failed starts: {error}")
                 )
                 return
             _say(f"{role} worker starts again in {pause_s:g} s")

@@ -88,11 +88,16 @@ class Supervisor:
         return tuple(self._children)
 
     def private_address(self, role: Role, transport: str) -> str:
-        """An address on this host that nobody else uses."""
+        """An address on this host that nobody else uses. Raises WorkerFault where none can be made."""
         if transport == "grpc":
             return "grpc://127.0.0.1:0"
         if self._folder is None:
-            self._folder = tempfile.mkdtemp(prefix="bild-")
+            try:
+                self._folder = tempfile.mkdtemp(prefix="bild-")
+            except OSError as error:
+                raise WorkerFault(
+                    f"no folder for a socket: {error}: free some of its space"
+                ) from None
         return f"zmq+ipc://{Path(self._folder) / role.value}.sock"
 
     async def start(self, role: Role, config: WorkerConfig, listen: str) -> Child:
@@ -100,19 +105,25 @@ class Supervisor:
 
         Raises:
             ConfigError: it refused its configuration; the message is its own.
-            WorkerFault: it ended before it was ready.
+            WorkerFault: the system has no room for it, or it ended before it was ready.
         """
         arguments = replace(config, listen=listen).as_arguments()
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "bild_dist", "worker", *arguments, "--with-parent",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={**_ENVIRONMENT, **os.environ},
-            # Ctrl-C goes to the foreground group: only the parent may hear it, and stop its
-            # children in order.
-            start_new_session=True,
-        )  # fmt: skip
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "bild_dist", "worker", *arguments, "--with-parent",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env={**_ENVIRONMENT, **os.environ},
+                # Ctrl-C goes to the foreground group: only the parent may hear it, and stop its
+                # children in order.
+                start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:  # no memory, no process, no file descriptor left, for the moment
+            raise WorkerFault(
+                f"the {role} worker cannot be started: {error}: give this program more memory, or "
+                "higher limits of open files and processes (ulimit -n, ulimit -u)"
+            ) from None
         child = Child(role, process)
         self._children.append(child)
         self._group.create_task(self._drain(child))

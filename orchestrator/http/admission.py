@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 from bild_dist.clock import now_ns
@@ -20,10 +20,11 @@ _WEIGHT: Final = 0.1
 
 
 class Admission:
-    """The places of one server. Owned by its event loop.
+    """The places of one server, and its end. Owned by its event loop.
 
-    A text has a place from its admission until it is written, a request is open until its answer
-    has gone out: a client that reads slowly keeps no place from the others.
+    A text has a place from its admission until it is written, a request is open from when its body is
+    there until its answer has gone out: a client that reads slowly keeps no place from the others, and one
+    that sends slowly does not hold up the end.
     """
 
     def __init__(self) -> None:
@@ -34,8 +35,11 @@ class Admission:
         self.refused = 0
         """Requests that found no place so far."""
         self.draining = False
+        """Whether the server is told to end: see `drain`."""
         self._idle = asyncio.Event()
         self._idle.set()
+        self._cut = asyncio.Event()
+        self._readers: set[asyncio.Timeout] = set()
         self._mean_s = 1.0
 
     def __repr__(self) -> str:
@@ -49,11 +53,7 @@ class Admission:
         are, `at_once` how many of those are written side by side.
         """
         if self.draining:
-            raise Problem(
-                503, "the server is shutting down: send the request to another one",
-                kind="server_error", code="shutting_down",
-                headers={"Connection": "close", "Retry-After": str(RETRY_S)},
-            )  # fmt: skip
+            raise _shutting_down("the server is shutting down: send the request to another one")
         if self.texts + count > places:
             self.refused += 1
             wait_s = math.ceil(self._mean_s * self.texts / at_once)
@@ -62,6 +62,30 @@ class Admission:
                 kind="rate_limit_error", code="overloaded",
                 headers={"Retry-After": str(min(max(wait_s, 1), _MOST_S))},
             )  # fmt: skip
+
+    @asynccontextmanager
+    async def reading(self, stall_s: float) -> AsyncIterator[None]:
+        """A body is read, for `stall_s` seconds in all and not after the server was told to end.
+
+        Raises:
+            Problem: 408 or 503, it is not there by then.
+        """
+        try:
+            async with asyncio.timeout(stall_s) as limit:
+                self._readers.add(limit)
+                try:
+                    yield
+                finally:
+                    self._readers.discard(limit)
+        except TimeoutError:
+            if self.draining:
+                raise _shutting_down(
+                    "the server is shutting down: send the request to another one"
+                ) from None
+            raise Problem(
+                408, f"the body was not there after {stall_s:g} s: send it at once",
+                code="request_timeout", headers={"Connection": "close"},
+            ) from None  # fmt: skip
 
     @contextmanager
     def request(self) -> Iterator[None]:
@@ -90,6 +114,32 @@ class Admission:
 
         return leave
 
+    def drain(self) -> None:
+        """From now on nothing more is admitted, and who still sends a body hears it at once."""
+        self.draining = True
+        now = asyncio.get_running_loop().time()
+        for limit in self._readers:
+            if not limit.expired():
+                limit.reschedule(now)
+
+    def cut(self) -> None:
+        """Open requests end now, with a word."""
+        self._cut.set()
+
+    async def until_cut(self) -> None:
+        """Waits for `cut`. Raises Problem, 503, which is the answer to whoever waited so."""
+        await self._cut.wait()
+        raise _shutting_down(
+            "the server was shut down before the text was complete: ask another one"
+        )
+
     async def idle(self) -> None:
         """Returns once no request is open."""
         await self._idle.wait()
+
+
+def _shutting_down(message: str) -> Problem:
+    return Problem(
+        503, message, kind="server_error", code="shutting_down",
+        headers={"Connection": "close", "Retry-After": str(RETRY_S)},
+    )  # fmt: skip
