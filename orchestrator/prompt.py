@@ -4,9 +4,10 @@ hold.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, ParamSpec, TypeAlias
 
 from bild_dist import logprobs
 from bild_dist.errors import InvalidRequest
@@ -14,7 +15,7 @@ from bild_dist.messages import MAX_FRAME, Rules
 from bild_dist.orchestrator.client import WorkerClient
 from bild_dist.orchestrator.dispatcher import Work
 from bild_dist.orchestrator.pairing import shared_vocabulary
-from bild_dist.orchestrator.text import Text
+from bild_dist.orchestrator.text import LONG, Text
 from bild_dist.policy.rules import told
 from bild_dist.shares import drawn, longest
 from bild_dist.types import Mode, Options, Role, Schedule
@@ -24,6 +25,7 @@ _FRAME_REST: Final = 64 * 1024
 _TOKEN: Final = 64
 """Bytes that a drafted token takes besides its probabilities, at most: id, confidence, candidates."""
 
+_P = ParamSpec("_P")
 Message: TypeAlias = Mapping[str, Any]
 Prompt: TypeAlias = str | Sequence[Message] | Sequence[int]
 """A text, a conversation (`[{"role": ..., "content": ...}, ...]`), or token ids."""
@@ -110,18 +112,29 @@ async def _ids(
             encoded = await worker.encode(prompt, options.src_lang or "", options.tgt_lang or "")
             return encoded.ids, encoded.forced_begin
         if options.chat_template and text.has_chat_template:
-            ids = text.chat([{"role": "user", "content": prompt}])
+            ids = await _aside(len(prompt), text.chat, [{"role": "user", "content": prompt}])
         else:
-            ids = text.encode(prompt, src_lang=options.src_lang)
+            ids = await _aside(len(prompt), text.encode, prompt, options.src_lang)
     elif all(isinstance(part, int) and not isinstance(part, bool) for part in prompt):
         ids = [part for part in prompt if isinstance(part, int)]
     elif all(isinstance(part, Mapping) for part in prompt):
-        ids = text.chat([part for part in prompt if isinstance(part, Mapping)])
+        messages = [part for part in prompt if isinstance(part, Mapping)]
+        long = sum(len(str(message.get("content", ""))) for message in messages)
+        ids = await _aside(long, text.chat, messages)
     else:
         raise InvalidRequest(
             "a prompt is a text, a list of messages ({'role': ..., 'content': ...}), or token ids"
         )
     return tuple(ids), await _language(options, worker, text)
+
+
+async def _aside(
+    characters: int, tokenise: Callable[_P, list[int]], *args: _P.args, **kwargs: _P.kwargs
+) -> list[int]:
+    """Ids of so many characters, made where it does not hold up the event loop."""
+    if characters <= LONG:
+        return tokenise(*args, **kwargs)
+    return await asyncio.to_thread(tokenise, *args, **kwargs)
 
 
 async def _language(options: Options, worker: WorkerClient, text: Text) -> int | None:

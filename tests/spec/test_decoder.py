@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from bild_dist.messages import Info
 from bild_dist.model.toy import ToyModel
 from bild_dist.orchestrator.decoder import Decoder
 from bild_dist.orchestrator.pairing import check_pair, schedule_for, shared_vocabulary
+from bild_dist.orchestrator.text import LONG, Text
 from bild_dist.types import FinishReason, Options, Policy, Role, Source, TokenEvent
 
 
@@ -202,6 +204,25 @@ async def test_a_long_prompt_is_refused_or_cut() -> None:
         assert 10 == len(result.tokens)
         clipped = await decoder.generate("x" * 60, max_new_tokens=100)
         assert (4, FinishReason.LENGTH) == (len(clipped.tokens), clipped.finish_reason)
+
+
+async def test_a_long_prompt_is_tokenised_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another thread, so that the event loop goes on: heartbeats, and all other texts. A short one is
+    not worth the way.
+    """
+    threads: list[bool] = []
+    encode = Text.encode
+
+    def watched(text: Text, prompt: str, src_lang: str | None = None) -> list[int]:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return encode(text, prompt, src_lang)
+
+    monkeypatch.setattr(Text, "encode", watched)
+    async with pair("seed=1&end=0&length=64") as decoder:
+        for prompt in ("x" * LONG, "x" * (LONG + 1)):
+            with pytest.raises(InvalidRequest, match=f"{len(prompt)} tokens"):
+                await decoder.generate(prompt)
+    assert [True, False] == threads
 
 
 async def test_encoder_decoder_toys_are_served_too() -> None:

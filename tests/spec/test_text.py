@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from bild_dist.errors import ConfigError, InvalidRequest
 from bild_dist.model.toy import END, tokenizer_json
-from bild_dist.orchestrator.text import Stream, Text
+from bild_dist.orchestrator.text import LONG, Stream, Text
 
 CORPUS = [
     "the sea is salty because rivers carry salt to the sea",
@@ -194,6 +194,17 @@ def test_a_partial_stop_is_held_back_and_released() -> None:
     assert [stream.push(t) for t in b"bx"] == ["", "a"]
     assert stream.stopped
     assert (stream.push(ord("z")), stream.finish()) == ("", "")
+
+
+@FAMILIES
+def test_long_texts_have_the_ids_of_short_ones(family: str) -> None:
+    """They go another way through the library, one that lets other threads run."""
+    text = text_of(family)
+    sentence = "The sea is wide, and so is the sky. "
+    long = sentence * (1 + LONG // len(sentence))
+    assert len(long) > LONG
+    expected = TOKENIZERS[family].encode(long).ids
+    assert expected == text.encode(long)
 
 
 def test_the_earliest_of_several_stops_wins() -> None:
