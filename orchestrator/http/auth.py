@@ -37,8 +37,8 @@ class Keys:
         """The keys that a configuration names.
 
         Raises:
-            ConfigError: a file cannot be read, a key is too short, or there is none where the
-                address is not this host's own.
+            ConfigError: a file cannot be read, a key is too short or not ASCII, or there is none where
+                the address is not this host's own.
         """
         keys = environment.get(config.keys_env, "").split(",") if config.keys_env else []
         if config.keys_file:
@@ -51,6 +51,10 @@ class Keys:
         keys = [key.strip() for key in keys if key.strip()]
         if any(len(key) < _SHORTEST for key in keys):
             raise ConfigError(f"an API key must have at least {_SHORTEST} characters")
+        if not all(key.isascii() and key.isprintable() for key in keys):
+            raise ConfigError(
+                "an API key must be of ASCII letters, digits and signs: no header carries others as they are"
+            )
         if not keys and not is_loopback(config.host):
             raise ConfigError(
                 f"http.host = {config.host!r} lets others in: put API keys into the environment "
@@ -86,7 +90,7 @@ class Keys:
 
 def is_loopback(host: str) -> bool:
     """Whether an address or name is this host's own and no other's."""
-    if host == "localhost":
+    if host.lower() == "localhost":
         return True
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ _TYPES: Final = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
+_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,40}\.[a-z]{2,4}")
+"""What the page's files are called: nothing else is looked for, whose name may be too long for any folder."""
 _SHARED: Final = frozenset(("colours.css",))
 """Files of the page that lie beside the timeline's, which has them too."""
 _HEADERS: Final = {
@@ -52,18 +55,20 @@ class Front:
     async def file(self, request: Request) -> Response:
         """One of the page's files. Needs no key: it is where keys are typed in."""
         name = request.path_params.get("name", "index.html")
+        if _NAME.fullmatch(name) is None:
+            raise HTTPException(404)
         kind = _TYPES.get(name.rpartition(".")[2])
         home = files("bild_dist.orchestrator")
         folder = home if name in _SHARED else home.joinpath("http").joinpath("page")
         file = folder.joinpath(name)
-        if kind is None or "/" in name or name.startswith(".") or not file.is_file():
+        if kind is None or not file.is_file():
             raise HTTPException(404)
         return Response(file.read_bytes(), media_type=kind, headers=_HEADERS)
 
     async def settings(self, request: Request) -> Response:
         """Names and settings of the pair: what the page's controls say at first."""
         self._house.keys.check(request.headers)
-        decoder = self._house.keeping.decoder
+        decoder = self._house.decoder
         options, text = decoder.options, decoder.text
         # A model's own name comes behind the one that every model of its role has.
         names = {mode: name for name, mode in self._house.models(decoder).items()}

@@ -33,6 +33,20 @@ async def test_the_page_is_whole_and_asks_for_nothing_else() -> None:
         assert not re.search(r"https?://", page.text)
 
 
+async def test_no_name_is_looked_for_but_a_files() -> None:
+    """One that no file system holds, or that leads elsewhere, is 404 like any that is not there."""
+    async with serving() as served:
+        for name in (
+            "a" * 5000 + ".html",
+            "a%00b.html",
+            "..%2fapp.html",
+            "page.py",
+            ".html",
+            "x.js",
+        ):
+            assert 404 == (await served.client.get(f"/page/{name}")).status_code, name[:20]
+
+
 async def test_the_page_may_do_next_to_nothing() -> None:
     """Its policy allows own files and requests to this server: nothing inline, no markup from text,
     no frames; every control of the form has a name for those who do not see it.
