@@ -29,12 +29,14 @@ class HttpConfig:
     deadline: float = 600.0
     """Seconds that a request has at most, from when its body is there (504); it may ask for fewer."""
     body_limit: int = 1024 * 1024
-    """Bytes of a request's body, at most (413). A prompt is tokenised in one go, so this bounds for
-    how long others wait: about a third of a second for each million.
+    """Bytes of a request's body, at most (413). A long prompt is tokenised on another thread, so others
+    do not wait for it; a million takes about half a second of a core.
     """
+    connections: int = 1000
+    """Connections that clients may have open, from 1; one more is closed at once."""
     stall: float = 30.0
-    """Seconds that a client may take to send its body (408), or take nothing of a stream (it is
-    dropped)."""
+    """Seconds that a client may take to send a request's head (its connection is closed), then its body
+    (408), or take nothing of a stream (it is dropped)."""
     drain: float = 30.0
     """Seconds that requests under way may take to end once the server is told to stop, from 0."""
     keys_env: str = "BILD_API_KEYS"
@@ -43,7 +45,9 @@ class HttpConfig:
     """File with one API key a line, beside or in place of the variable."""
 
     def __post_init__(self) -> None:
-        for name, least in (("concurrency", 1), ("queue", 0), ("body_limit", 1024), ("port", 0)):
+        for name, least in (
+            ("concurrency", 1), ("queue", 0), ("body_limit", 1024), ("connections", 1), ("port", 0),
+        ):  # fmt: skip
             at_least(self, name, least)
         if self.port > 65535:
             raise ConfigError(f"port = {self.port} must be at most 65535")
@@ -55,6 +59,10 @@ class HttpConfig:
         for name in ("host", "name", "keys_env", "keys_file"):
             if not isinstance(getattr(self, name), str):
                 raise ConfigError(f"{name} = {getattr(self, name)!r} must be a string")
+        if self.name in ("small", "large"):
+            raise ConfigError(
+                f"name = {self.name!r} is what requests call that model alone: name the pair otherwise"
+            )
         if not self.host or not self.name:
             raise ConfigError(f"{'name' if self.host else 'host'} = '' must not be empty")
 

@@ -59,14 +59,14 @@ class _Small:
     async def models(self, request: Request) -> Response:
         """What requests may name as `model`."""
         self._house.keys.check(request.headers)
-        names = self._house.models(self._house.keeping.decoder)
+        names = self._house.models(self._house.decoder)
         return JSONResponse({"object": "list", "data": [_model(name) for name in names]})
 
     async def model(self, request: Request) -> Response:
         """One of them."""
         self._house.keys.check(request.headers)
         name = request.path_params["name"]
-        self._house.mode(self._house.keeping.decoder, name)
+        self._house.mode(self._house.decoder, name)
         return JSONResponse(_model(name))
 
     async def health(self, request: Request) -> Response:
@@ -120,10 +120,12 @@ async def _on_http(request: Request, error: HTTPException) -> Response:
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
-    """Nothing we know of: the log has it, the client only that it happened."""
+    """Nothing we know of: the log has it, the client only that it happened. The connection ends with it,
+    as uvicorn has it where an application fails.
+    """
     problem = Problem(
         500, "an internal error: the server's log says more",
-        kind="server_error", code="internal_error",
+        kind="server_error", code="internal_error", headers={"Connection": "close"},
     )  # fmt: skip
     return await _on_problem(request, problem)
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from math import ceil
 from typing import TypeAlias
 
 from bild_dist import __version__
+from bild_dist.errors import WorkerUnavailable
 from bild_dist.orchestrator.client import BEAT_S, SILENT_NS
 from bild_dist.orchestrator.decoder import Decoder
 from bild_dist.orchestrator.http.admission import Admission
 from bild_dist.orchestrator.http.auth import Keys
-from bild_dist.orchestrator.http.problems import Problem
+from bild_dist.orchestrator.http.problems import RETRY_S, Problem, problem_of
 from bild_dist.orchestrator.keeping import Keeping
 from bild_dist.tables import HttpConfig
 from bild_dist.types import Mode, Role, nearest
@@ -31,6 +33,21 @@ class House:
     metrics: Metrics | None = None
     admission: Admission = field(default_factory=Admission)
 
+    @property
+    def decoder(self) -> Decoder:
+        """The decoder of now.
+
+        Raises:
+            Problem: 503, there is none, with the time until somebody tries to make one.
+        """
+        try:
+            return self.keeping.decoder
+        except WorkerUnavailable as error:
+            problem = problem_of(error)
+            wait_s = RETRY_S + ceil(self.keeping.pause_s)
+            problem.headers["Retry-After"] = str(wait_s)
+            raise problem from None
+
     def places(self, decoder: Decoder) -> int:
         """Texts that may be under way: written, or waiting for their turn."""
         return decoder.concurrency + self.config.queue
@@ -41,10 +58,9 @@ class House:
 
     def models(self, decoder: Decoder) -> dict[str, Mode | None]:
         """What requests may name as `model`, and the mode that each means; None for the pair, whose
-        mode is free. Where two names are the same the first one holds.
+        mode is free. Where a model is called as the pair or as a role, that one holds.
         """
-        names: dict[str, Mode | None] = {self.config.name: None, "small": Mode.SMALL}
-        names.setdefault("large", Mode.LARGE)
+        names = {self.config.name: None, "small": Mode.SMALL, "large": Mode.LARGE}
         for role, mode in ((Role.SMALL, Mode.SMALL), (Role.LARGE, Mode.LARGE)):
             names.setdefault(_called(decoder.workers[role].info.model), mode)
         return names

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
 
 from starlette.types import Message, Receive, Send
 
@@ -15,13 +17,13 @@ class Gone(Exception):
     """The client has gone, or takes nothing any more: there is nobody to answer."""
 
 
-async def read_body(receive: Receive, declared: str | None, limit: int, stall_s: float) -> bytes:
-    """A request's body.
+async def read_body(receive: Receive, declared: str | None, limit: int) -> bytes:
+    """A request's body; for how long it may take to come is for the caller to say.
 
     `declared` is its Content-Length, so that one that is too large is refused before it comes.
 
     Raises:
-        Problem: 413 for more than `limit` bytes, 408 where nothing comes for `stall_s` seconds.
+        Problem: 413, more than `limit` bytes.
         Gone: the client went away meanwhile.
     """
     too_large = Problem(413, f"the body may have at most {limit} bytes", code="request_too_large")
@@ -29,14 +31,7 @@ async def read_body(receive: Receive, declared: str | None, limit: int, stall_s:
         raise too_large
     body = bytearray()
     while True:
-        try:
-            async with asyncio.timeout(stall_s):
-                message = await receive()
-        except TimeoutError:
-            raise Problem(
-                408, f"nothing of the body came for {stall_s:g} s: send it at once",
-                code="request_timeout", headers={"Connection": "close"},
-            ) from None  # fmt: skip
+        message = await receive()
         if message["type"] == "http.disconnect":
             raise Gone
         body += message.get("body", b"")
@@ -47,18 +42,24 @@ async def read_body(receive: Receive, declared: str | None, limit: int, stall_s:
 
 
 @asynccontextmanager
-async def attended(receive: Receive) -> AsyncIterator[asyncio.TaskGroup]:
-    """The body runs while the client is there and is cancelled when it goes away; gives a group for
-    tasks that end with it. An error of the body or of a task passes through as it is.
+async def attended(
+    receive: Receive, until_cut: Callable[[], Coroutine[Any, Any, None]]
+) -> AsyncIterator[asyncio.TaskGroup]:
+    """The body runs while the client is there and is cancelled when it goes away, or with the error of
+    `until_cut` when that raises one; gives a group for tasks that end with it. An error of the body or of a
+    task passes through as it is.
 
     Raises:
         Gone: the client went away.
     """
     try:
         async with asyncio.TaskGroup() as group:
-            watcher = group.create_task(_until_gone(receive))
+            watchers = [
+                group.create_task(until()) for until in (partial(_until_gone, receive), until_cut)
+            ]
             yield group
-            watcher.cancel()
+            for watcher in watchers:
+                watcher.cancel()
     except BaseExceptionGroup as errors:
         raise _first(errors) from None
 

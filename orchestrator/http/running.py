@@ -11,6 +11,7 @@ from bild_dist.errors import BildError, ConfigError
 from bild_dist.orchestrator.fleet import Fleet, echo
 from bild_dist.orchestrator.http.auth import Keys
 from bild_dist.orchestrator.http.command import InProcess
+from bild_dist.orchestrator.http.connection import make_room
 from bild_dist.orchestrator.http.house import House
 from bild_dist.orchestrator.http.server import Server, listen, signals
 from bild_dist.orchestrator.keeping import Keeping, keeping
@@ -23,9 +24,11 @@ async def serve(config: Config, addresses: Mapping[Role, str], inproc: InProcess
     before any model is loaded; until the models are there requests get 503.
 
     Raises:
-        ConfigError: the address cannot be listened on, or the models cannot be started.
+        ConfigError: the address cannot be listened on, this process may not have as many connections,
+            or the models cannot be started.
     """
     keys = Keys.of(config.http)
+    make_room(config.http.connections)
     sock = listen(config.http)
     over = asyncio.Event()
     with sock:

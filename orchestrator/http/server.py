@@ -8,21 +8,24 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import uvicorn
 
 from bild_dist.errors import ConfigError
 from bild_dist.orchestrator.http.app import application
+from bild_dist.orchestrator.http.connection import BACKLOG, Connection
 from bild_dist.orchestrator.http.house import House
 from bild_dist.tables import HttpConfig
 
-_BACKLOG: Final = 1024
 _UNREAD: Final = 64 * 1024
 """Bytes; the kernel takes twice as many."""
 _CLOSE_S: Final = 2
 """Connections that have not closed so long after the last answer are cut."""
 _KEEP_ALIVE_S: Final = 30
+_WORD_S: Final = 1.0
+"""Seconds that requests which are cut have to say so."""
 
 
 class _Quiet(uvicorn.Server):
@@ -53,7 +56,7 @@ def listen(config: HttpConfig) -> socket.socket:
         # What the kernel keeps for a client that reads slowly, in place of megabytes.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD)
         sock.bind(address)
-        sock.listen(_BACKLOG)
+        sock.listen(BACKLOG)
         sock.setblocking(False)
     except OSError as error:
         if sock is not None:
@@ -74,7 +77,7 @@ class Server:
     """A server at work, as an async context. Owned by the task that enters it.
 
     Leaving it drains: requests under way may end within `http.drain` seconds, new ones are refused;
-    what is left then is cut. `clean` says whether nothing was.
+    what is left then is cut, with an error that says so. `clean` says whether nothing was.
     """
 
     def __init__(self, house: House, sock: socket.socket) -> None:
@@ -83,10 +86,12 @@ class Server:
         self.hurry = asyncio.Event()
         """Set by whoever does not want to wait for the drain."""
         self.clean = True
+        table = house.config
+        connection: Any = partial(Connection, most=table.connections, head_s=table.stall)
         config = uvicorn.Config(
             application(house), log_config=None, access_log=False, lifespan="off", ws="none",
-            http="h11", loop="none", interface="asgi3", server_header=False, proxy_headers=False,
-            timeout_keep_alive=_KEEP_ALIVE_S, timeout_graceful_shutdown=_CLOSE_S,
+            http=connection, loop="none", interface="asgi3", server_header=False, proxy_headers=False,
+            timeout_keep_alive=_KEEP_ALIVE_S, timeout_graceful_shutdown=_CLOSE_S, backlog=BACKLOG,
         )  # fmt: skip
         self._server = _Quiet(config)
         self._group = asyncio.TaskGroup()
@@ -110,7 +115,7 @@ class Server:
         whoever comes now is told to go elsewhere.
         """
         admission = self._house.admission
-        admission.draining = True
+        admission.drain()
         left = admission.requests
         if left == 0:
             return
@@ -126,11 +131,14 @@ class Server:
         if admission.requests:
             self.clean = False
             log.warning("%d requests were cut", admission.requests)
+            admission.cut()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_WORD_S):
+                    await admission.idle()
             for connection in list(self._server.server_state.connections):
-                # A connection that goes away is what ends a request, here as ever.
-                transport = getattr(connection, "transport", None)
-                if transport is not None:
-                    transport.abort()
+                # Who does not even take that: a connection that goes away is what ends a request, here as ever.
+                if isinstance(connection, Connection) and connection.answering:
+                    connection.transport.abort()
 
 
 @contextlib.contextmanager

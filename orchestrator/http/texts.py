@@ -37,6 +37,12 @@ class Plan:
     choices: tuple[int, ...]
 
 
+def counted(asked: Asked, defaults: Options) -> int:
+    """How many texts a request asks for, known before anything is made for each of them."""
+    drawn = defaults.merged(asked.options).temperature > 0
+    return len(asked.prompts) * (asked.n if drawn else 1)
+
+
 def plans(asked: Asked, defaults: Options) -> list[Plan]:
     """What to write for a request: of `n` texts with a temperature the i-th has seed + i; without
     one they are all the same, and written once.

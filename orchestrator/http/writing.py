@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from math import inf
 from typing import Any
 
@@ -19,7 +19,7 @@ from bild_dist.orchestrator.http.house import House
 from bild_dist.orchestrator.http.peer import Gone, attended, give, read_body
 from bild_dist.orchestrator.http.problems import Problem, problem_of
 from bild_dist.orchestrator.http.schema import Asked, parse
-from bild_dist.orchestrator.http.texts import Item, Plan, Texts, plans
+from bild_dist.orchestrator.http.texts import Item, Plan, Texts, counted, plans
 from bild_dist.orchestrator.text import Text
 from bild_dist.types import Result
 
@@ -37,40 +37,45 @@ class Writing:
         Raises (as long as nothing has gone out):
             Problem, BildError: why there is no text.
         """
-        try:
-            with self._house.admission.request():
-                await self._answer(scope, receive, send)
-        except Gone:
-            return  # nobody is there to be told
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         house, headers = self._house, Headers(scope=scope)
         house.keys.check(headers)
         _check_type(headers)
         # Before anything of the body is read: a refusal must cost next to nothing.
-        house.admit(house.keeping.decoder)
-        config = house.config
-        declared = headers.get("content-length")
-        body = await read_body(receive, declared, config.body_limit, config.stall)
-        decoder = house.keeping.decoder
+        house.admit(house.decoder)
+        limit, declared = house.config.body_limit, headers.get("content-length")
+        try:
+            async with house.admission.reading(house.config.stall):
+                body = await read_body(receive, declared, limit)
+            with house.admission.request():
+                await self._answer(body, headers, scope, receive, send)
+        except Gone:
+            return  # nobody is there to be told
+
+    async def _answer(
+        self, body: bytes, headers: Headers, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        house, config = self._house, self._house.config
+        decoder = house.decoder
         asked = parse(body, chat=self._chat, defaults=decoder.options)
         asked = self._settled(asked, decoder, headers)
-        planned = plans(asked, decoder.options)
-        if len(planned) > house.places(decoder):
+        count = counted(asked, decoder.options)
+        if count > house.places(decoder):
             raise Problem(
-                400, f"{len(planned)} texts are more than this server takes at once, which is "
+                400, f"{count} texts are more than this server takes at once, which is "
                 f"{house.places(decoder)}: ask for fewer at a time",
                 param="n" if self._chat else "prompt",
             )  # fmt: skip
-        house.admit(decoder, len(planned))
+        house.admit(decoder, count)
+        planned = plans(asked, decoder.options)
         texts = Texts(decoder, planned, house.admission, events=asked.show.events)
         text = decoder.text if decoder.text is not None else Text.from_files({})
         model = asked.model if asked.model is not None else config.name
         shape = Shape(asked, model, house.fingerprint(decoder), text)
         if asked.stream:
-            await _Stream(texts, shape, planned, config.stall).send(receive, send)
+            stream = _Stream(texts, shape, planned, config.stall)
+            await stream.send(receive, send, house.admission.until_cut)
             return
-        async with texts, attended(receive) as group:
+        async with texts, attended(receive, house.admission.until_cut) as group:
             texts.start(group)
             written = await texts.written()
         whole = Response(shape.whole(planned, written), media_type="application/json")
@@ -142,24 +147,27 @@ class _Stream:
         self._begun = False
         self._results: dict[int, Result] = {}
 
-    async def send(self, receive: Receive, send: Send) -> None:
+    async def send(
+        self, receive: Receive, send: Send, until_cut: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
         """Writes all texts. The status goes out with the first thing that there is to say, so what
         fails before that has a status of its own.
 
         Raises:
-            BildError: nothing has gone out, and this is why.
+            BildError, Problem: nothing has gone out, and this is why.
             Gone: the client went away, or fell too far behind.
         """
         try:
-            async with self._texts, attended(receive) as group:
+            async with self._texts, attended(receive, until_cut) as group:
                 self._texts.start(group)
                 while not self._texts.over:
                     await self._pass_on(await self._texts.next(), send)
             await self._end(send)
-        except BildError as error:
+        except (BildError, Problem) as error:
             if not self._begun:
                 raise
-            body = sse(problem_of(error).as_dict())
+            problem = error if isinstance(error, Problem) else problem_of(error)
+            body = sse(problem.as_dict())
             await self._give(send, body, more=False)
 
     async def _pass_on(self, items: Iterable[tuple[int, Item]], send: Send) -> None:

@@ -147,7 +147,7 @@ async def test_refusals_are_said_in_plain_words(browser: Browser) -> None:
         await write(page)
         await says(page, "#problem", "The server is busy.*Try again in [0-9]+ second")
         served.house.admission.texts -= 1
-        served.house.admission.draining = True
+        served.house.admission.drain()
         await write(page)
         await says(page, "#problem", "cannot write at the moment.*shutting down")
         served.house.admission.draining = False

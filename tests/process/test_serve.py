@@ -116,7 +116,7 @@ async def until_texts(client: httpx.AsyncClient, count: int) -> None:
 @pytest.mark.parametrize("signals", [1, 2])
 async def test_an_end_is_clean_or_says_that_it_was_not(signals: int) -> None:
     """Told once, it lets a text under way end, refuses the next, and ends with 0; told twice, it cuts
-    the text and ends with 1. No worker is left behind.
+    the text with 503 and ends with 1. No worker is left behind.
     """
     with program("--set", "http.drain=20") as running:
         async with running.client() as client:
@@ -138,7 +138,7 @@ async def test_an_end_is_clean_or_says_that_it_was_not(signals: int) -> None:
                 if signals == 2:
                     running.process.terminate()
             assert 503 == refused.status_code
-            assert [200, 0][signals - 1] == asked.result()
+            assert [200, 503][signals - 1] == asked.result()
         assert signals - 1 == await asyncio.to_thread(running.process.wait, 20)
         for pid in running.pids.values():
             with pytest.raises(ProcessLookupError):

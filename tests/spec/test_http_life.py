@@ -9,7 +9,6 @@ import socket
 from functools import partial
 from typing import Any
 
-import httpx
 import pytest
 
 from bild_dist.app import inproc
@@ -191,24 +190,49 @@ async def test_a_server_that_is_told_to_stop_lets_requests_end() -> None:
 @pytest.mark.parametrize("hurry", [True, False])
 async def test_what_does_not_end_in_time_is_cut(hurry: bool) -> None:
     """After `drain` seconds, or at once where somebody does not want to wait: then the end was not
-    clean, and the texts are closed all the same.
+    clean, and the texts are closed all the same. Each client hears why, by a status or, where that has gone
+    out, as the last event of its stream.
     """
     async with serving("seed=1&end=0&ms=5", drain=60 if hurry else 0.1) as served:
         async with asyncio.TaskGroup() as group:
+            whole = group.create_task(served.post(LONG))
 
-            async def cut() -> None:
-                with pytest.raises(httpx.HTTPError):
-                    await served.post(LONG)
+            async def stream() -> list[str]:
+                body = {**LONG, "stream": True}
+                async with served.client.stream("POST", "/v1/completions", json=body) as answer:
+                    assert 200 == answer.status_code
+                    return [line async for line in answer.aiter_lines() if line]
 
-            group.create_task(cut())
-            await until(lambda: served.house.admission.texts)
+            streamed = group.create_task(stream())
+            await until(lambda: served.house.admission.texts == 2)
+            while not served.decoder.workers[Role.LARGE].pong:  # noqa: ASYNC110 (nobody tells)
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.05)  # so that the stream has begun
             ending = group.create_task(served.server._drain())
             await until(lambda: served.house.admission.draining)
             if hurry:
                 served.server.hurry.set()
             await ending
         assert not served.server.clean
+        answer = whole.result()
+        assert (503, "shutting_down") == (answer.status_code, answer.json()["error"]["code"])
+        last = json.loads(streamed.result()[-1].removeprefix("data: "))
+        assert "shutting_down" == last["error"]["code"]
         await served.drained()
+
+
+async def test_a_client_that_hears_nothing_is_cut_all_the_same() -> None:
+    """It takes nothing of a stream, so not the last word either, which waits a second for it."""
+    async with serving("seed=1&end=0", drain=0, stall=60) as served:
+        body = {**LONG, "stream": True, "bild": {"tokens": True, "events": True}}
+        sock = await ask(served, body, buffer=4096)
+        await until(lambda: served.house.admission.texts == 1)
+        await until(lambda: served.house.admission.texts == 0)
+        assert 1 == served.house.admission.requests
+        await served.server._drain()
+        await until(lambda: served.house.admission.requests == 0)
+        sock.close()
+        assert not served.server.clean
 
 
 async def test_workers_that_somebody_else_looks_after_are_waited_for() -> None:

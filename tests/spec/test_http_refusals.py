@@ -7,12 +7,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, NoReturn
 
 import openai
 import pytest
 
+from bild_dist.clock import now_ns
 from bild_dist.errors import ConfigError, WorkerUnavailable
+from bild_dist.orchestrator.http import writing
 from bild_dist.orchestrator.http.auth import Keys
 from bild_dist.orchestrator.http.problems import Problem
 from bild_dist.orchestrator.http.schema import parse
@@ -180,19 +182,32 @@ async def test_a_large_body_is_refused_before_it_is_read() -> None:
     assert 200 == again.status_code
 
 
-async def test_a_body_that_never_comes_is_given_up() -> None:
-    """408 after `stall` seconds, and the request is off the books."""
-    async with serving(stall=0.1) as served:
-        host, port = served.address.removeprefix("http://").split(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(
-            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            b"Content-Length: 100\r\n\r\n{"
-        )
-        assert b"408" in await reader.readline()
-        writer.close()
-        await writer.wait_closed()
-        await served.drained()
+async def test_too_many_texts_are_refused_before_any_is_planned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A body of 100 kB can name hundreds of thousands: what each would take is not made first."""
+
+    def none(*words: Any) -> NoReturn:
+        raise AssertionError("planned")
+
+    monkeypatch.setattr(writing, "plans", none)
+    async with serving() as served:
+        answer = await served.post({"prompt": ["a"] * 20_000, "n": 16, "temperature": 1})
+    assert (400, "prompt") == (answer.status_code, answer.json()["error"]["param"])
+    assert "320000 texts" in answer.json()["error"]["message"]
+
+
+async def test_a_bug_is_500_and_the_end_of_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said in the answer, so that no client sends its next request into it."""
+
+    def broken(*words: Any) -> NoReturn:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(writing, "plans", broken)
+    async with serving() as served:
+        answer = await served.post(HELLO)
+    assert (500, "close") == (answer.status_code, answer.headers["connection"])
+    assert "internal_error" == answer.json()["error"]["code"]
 
 
 async def test_keys_are_asked_for_where_there_are_any() -> None:
@@ -220,9 +235,12 @@ async def test_without_keys_only_this_host_may_ask() -> None:
         foreign = await served.client.post(
             "/v1/completions", json=HELLO, headers={"Host": "evil.example:8000"}
         )
-        own = await served.client.get("/v1/models", headers={"Host": "[::1]:8000"})
+        own = [
+            await served.client.get("/v1/models", headers={"Host": host})
+            for host in ("[::1]:8000", "LOCALHOST:8000", "localhost")
+        ]
     assert (403, "foreign_host") == (foreign.status_code, foreign.json()["error"]["code"])
-    assert 200 == own.status_code
+    assert [200, 200, 200] == [answer.status_code for answer in own]
 
 
 def test_other_addresses_need_keys() -> None:
@@ -231,6 +249,9 @@ def test_other_addresses_need_keys() -> None:
         Keys.of(HttpConfig(host="0.0.0.0"), {})
     with pytest.raises(ConfigError, match="at least 8"):
         Keys.of(HttpConfig(), {"BILD_API_KEYS": "short"})
+    for odd in ("schlüssel-eins", "tab\tin-the-key"):
+        with pytest.raises(ConfigError, match="ASCII"):
+            Keys.of(HttpConfig(), {"BILD_API_KEYS": odd})
     with pytest.raises(ConfigError, match="cannot be read"):
         Keys.of(HttpConfig(keys_file="/nowhere/keys"), {})
     assert "<Keys 2>" == repr(
@@ -251,7 +272,7 @@ def test_an_address_that_is_taken_is_named() -> None:
 @pytest.mark.parametrize(
     "bad",
     [{"port": 70000}, {"queue": -1}, {"deadline": 0}, {"drain": -1.0}, {"name": ""}, {"host": ""},
-     {"body_limit": 10}, {"concurrency": 0}],
+     {"body_limit": 10}, {"concurrency": 0}, {"connections": 0}, {"name": "small"}, {"name": "large"}],
 )  # fmt: skip
 def test_bad_settings_are_named(bad: dict[str, Any]) -> None:
     """As in every table of a configuration."""
@@ -333,3 +354,14 @@ async def test_what_went_wrong_inside_stays_inside() -> None:
         assert 503 == answer.status_code
         assert address not in answer.text
         assert 1 <= int(answer.headers["retry-after"])
+
+
+async def test_who_finds_no_models_hears_when_they_are_tried_again() -> None:
+    """Not after two seconds where the pause is half a minute."""
+    async with serving() as served:
+        kept = served.house.keeping
+        decoder, kept._decoder, kept._next_ns = kept._decoder, None, now_ns() + 20_500_000_000
+        answer = await served.post(HELLO)
+        kept._decoder = decoder
+    assert 503 == answer.status_code
+    assert 20 < int(answer.headers["retry-after"]) < 30

@@ -103,12 +103,12 @@ async def test_a_pause_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     said = asyncio.Event()
     kept = Keeping(opening, lambda line: said.set())
     assert 0 == kept.pause_s
-    task = asyncio.create_task(kept.run())
-    await said.wait()
-    await asyncio.sleep(0)
-    assert 19 < kept.pause_s <= 20
-    task.cancel()
-    await asyncio.wait([task])
+    async with asyncio.TaskGroup() as group:
+        keeper = group.create_task(kept.run())
+        await said.wait()
+        await asyncio.sleep(0)
+        assert 19 < kept.pause_s <= 20
+        keeper.cancel()
 
 
 class Process:
