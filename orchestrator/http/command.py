@@ -60,10 +60,11 @@ def main(config: Config, addresses: Mapping[Role, str], inproc: InProcess) -> in
     try:
         from bild_dist.orchestrator.http.running import serve
     except ModuleNotFoundError as error:
-        if error.name not in _NEEDED:
+        package = (error.name or "").partition(".")[0]
+        if package not in _NEEDED:
             raise
         raise ConfigError(
-            f"bild serve needs {error.name}, which is not installed: pip install 'bild-dist[serve]'"
+            f"bild serve needs {package}, which is not installed: pip install 'bild-dist[serve]'"
         ) from None
     from bild_dist.orchestrator.telemetry import logged
 
