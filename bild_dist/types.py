@@ -209,7 +209,7 @@ class Options:
         _require(_number(self.alpha_fb) and 0 <= self.alpha_fb <= 1, "alpha_fb", self.alpha_fb,
                  "a number from 0 to 1 (for the large model's own text use mode 'exact')")  # fmt: skip
         _require(_number(self.alpha_rb) and self.alpha_rb >= 0, "alpha_rb", self.alpha_rb,
-                 "a number of at least 0")  # fmt: skip
+                 "a number of at least 0 (a whole one below 2**63)")  # fmt: skip
         _require(_whole(self.window) and 1 <= self.window <= MOST, "window", self.window,
                  "a whole number from 1 to 2**31 - 1 (for the large model alone use mode 'large')")  # fmt: skip
         _require(_whole(self.branches) and 1 <= self.branches <= 8, "branches", self.branches,
@@ -282,9 +282,11 @@ class Options:
 
 def _number(value: object) -> bool:
     """Whether a value is a real number that every wire holds, as whole numbers of any length are not."""
-    if isinstance(value, float):
-        return not math.isnan(value)
-    return _whole(value) and -(1 << 63) <= value < 1 << 63
+    return (
+        not math.isnan(value)
+        if isinstance(value, float)
+        else _whole(value) and abs(value) < 1 << 63
+    )
 
 
 def _whole(value: object) -> TypeGuard[int]:

@@ -18,6 +18,8 @@ from bild_dist.orchestrator.http.problems import Problem
 from bild_dist.orchestrator.prompt import Prompt
 from bild_dist.types import Options, nearest
 
+_LONGEST: Final = 80
+"""Characters of an unknown field's name that are said back."""
 CHOICES: Final = 16
 """Most texts that one request may ask for of a prompt (`n`)."""
 
@@ -139,6 +141,7 @@ def _known(data: Mapping[str, Any], *, chat: bool) -> None:
             if value not in _NEUTRAL[name] and name != "best_of":
                 _refuse(name, f"{name} = {_shown(value)} cannot be honoured here: leave it out")
             continue
+        name = name[:_LONGEST]
         _refuse(name, f"unknown field {name!r}{nearest(name, [*good])}")
 
 
