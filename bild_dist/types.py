@@ -202,10 +202,8 @@ class Options:
             isinstance(self.stop, tuple) and all(isinstance(s, str) and s for s in self.stop),
             "stop", self.stop, "one or more non-empty strings",
         )  # fmt: skip
-        _require(
-            len(self.stop) <= STOPS and sum(map(len, self.stop)) <= STOP_CHARACTERS, "stop", self.stop,
-            f"at most {STOPS} strings of {STOP_CHARACTERS} characters together",
-        )  # fmt: skip
+        short = len(self.stop) <= STOPS and sum(map(len, self.stop)) <= STOP_CHARACTERS
+        _require(short, "stop", self.stop, f"at most {STOPS} strings of {STOP_CHARACTERS} characters together")  # fmt: skip
         _require(_number(self.alpha_fb) and 0 <= self.alpha_fb <= 1, "alpha_fb", self.alpha_fb,
                  "a number from 0 to 1 (for the large model's own text use mode 'exact')")  # fmt: skip
         _require(_number(self.alpha_rb) and self.alpha_rb >= 0, "alpha_rb", self.alpha_rb,
@@ -282,11 +280,8 @@ class Options:
 
 def _number(value: object) -> bool:
     """Whether a value is a real number that every wire holds, as whole numbers of any length are not."""
-    return (
-        not math.isnan(value)
-        if isinstance(value, float)
-        else _whole(value) and abs(value) < 1 << 63
-    )
+    real = isinstance(value, float) and not math.isnan(value)
+    return real or (_whole(value) and abs(value) < 1 << 63)
 
 
 def _whole(value: object) -> TypeGuard[int]:
@@ -304,10 +299,10 @@ def _require(ok: bool, name: str, value: object, what: str) -> None:
 
 def _shown(value: object) -> str:
     """A value as it is quoted, cut where it is long: some are a megabyte of somebody's body."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python writes out no number of more than 4300 digits
-        return "a number of thousands of digits"
+    huge = _whole(value) and not _number(
+        value
+    )  # Python writes out no number of more than 4300 digits
+    text = "a number of many digits" if huge else repr(value)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
