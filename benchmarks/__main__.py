@@ -3,5 +3,5 @@
 import subprocess
 import sys
 
-for name in ("rollback", "heartbeat", "passes"):
+for name in ("rollback", "heartbeat", "passes", "http"):
     subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)

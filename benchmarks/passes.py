@@ -1,8 +1,8 @@
-"""What a pass of the default pair's large model costs on a CPU, by how many tokens it checks.
+"""What a pass of the default pair's models costs on a CPU, by how many tokens it checks.
 
 Plain operations over packed weights, modules over packed weights, and plain operations over weights as torch has
 them, in alternating order, at a context of 128; and beside them transformers' own forward over its own growing cache,
-one token at a time.
+one token at a time. Of the small model its draft, which has a short head, and as many first layers with the whole one.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from benchmarks import record
 from bild_dist.clock import now_ns
-from bild_dist.config import DEFAULT_LARGE, WorkerConfig
+from bild_dist.config import DEFAULT_LARGE, DEFAULT_SMALL, WorkerConfig
 from bild_dist.messages import Rules
-from bild_dist.model import hub
+from bild_dist.model import draft, hub
 from bild_dist.model.base import Model, Pass
 from bild_dist.model.load import load
 from bild_dist.model.plain import plain_of
@@ -37,7 +37,12 @@ def ours(threads: int, *, packed: bool, modules: bool = False) -> Model:
         mock.patch("bild_dist.model.startup.packs", return_value=packed),
         mock.patch("bild_dist.model.startup.plain_of", beside),
     ):
-        model = load(WorkerConfig(threads=threads, max_length=512))
+        return filled(WorkerConfig(threads=threads, max_length=512))
+
+
+def filled(config: WorkerConfig) -> Model:
+    """A model with the context in its slot."""
+    model = load(config)
     model.allocate(1)
     model.open(0, (), Rules(vocabulary=model.info.rules.vocabulary, begin=1, limit=512))
     model.forward(Pass(0, 0, range(100, 100 + CONTEXT), rows=0))
@@ -68,7 +73,13 @@ def measure(threads: int, repeats: int) -> dict[str, Any]:
         "packed": ours(threads, packed=True),
         "modules": ours(threads, packed=True, modules=True),
         "unpacked": ours(threads, packed=False),
+        "draft": filled(WorkerConfig(model=DEFAULT_SMALL, threads=threads, max_length=512)),
     }
+    own = draft.read(hub.folder_of(DEFAULT_SMALL))
+    if own is not None:
+        models["first_layers"] = filled(
+            WorkerConfig(exit_layer=own.layers, threads=threads, max_length=512)
+        )
     theirs: Any = AutoModelForCausalLM.from_pretrained(hub.folder_of(DEFAULT_LARGE)).eval()
     with torch.inference_mode():
         cache = DynamicCache()

@@ -6,7 +6,6 @@ a configuration like any other), the file, the command line or the Python call.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import re
 import tomllib
@@ -19,7 +18,15 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from bild_dist.errors import ConfigError, InvalidRequest
-from bild_dist.tables import HttpConfig, QueueConfig, TelemetryConfig, at_least
+from bild_dist.tables import (
+    HttpConfig,
+    QueueConfig,
+    TelemetryConfig,
+    at_least,
+    endpoint,
+    host_and_port,
+    one_of,
+)
 from bild_dist.types import Options, Role, nearest
 
 DEFAULT_LARGE: Final = "default"
@@ -68,6 +75,12 @@ class WorkerConfig:
     """Fields of the model's generation config to leave out, such as `num_beams`."""
     trust_remote_code: bool = False
     """Run model code that comes with the checkpoint. Off: it can do anything on this machine."""
+    metrics: str = ""
+    """HOST:PORT of the worker's page for Prometheus, empty for none; see [telemetry]."""
+    traces: str = ""
+    """Where its spans are sent; by default where those of [telemetry] are."""
+    log: str = ""
+    """json or console; by default as in [telemetry]."""
 
     def __post_init__(self) -> None:
         if isinstance(self.ignore_generation, list):
@@ -89,6 +102,10 @@ class WorkerConfig:
             raise ConfigError(f"device = {self.device!r} must be cpu, cuda or cuda:N")
         if not self.model:
             raise ConfigError("model = '': name a hub id, a folder or a GGUF file")
+        if self.metrics:
+            host_and_port("metrics", self.metrics)
+        endpoint("traces", self.traces)
+        one_of("log", self.log, ("", "json", "console"))
 
     def as_arguments(self) -> list[str]:
         """The command line of `bild worker` that means this configuration."""
@@ -135,6 +152,15 @@ class Config:
     http: HttpConfig = field(default_factory=HttpConfig)
     queue: QueueConfig = field(default_factory=QueueConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
+
+    def worker(self, role: Role) -> WorkerConfig:
+        """What a worker that is started here is told: its own table, and what [telemetry] says for all."""
+        worker: WorkerConfig = getattr(self, role)
+        return dataclasses.replace(
+            worker,
+            traces=worker.traces or self.telemetry.traces,
+            log=worker.log or self.telemetry.log,
+        )
 
     def overlaid(self, **tables: Mapping[str, Any]) -> Self:
         """This configuration with some values replaced, table by table."""
@@ -347,40 +373,3 @@ def settled(given: Mapping[str, Any]) -> tuple[Config, dict[Role, str]]:
         orchestrator={name: given[name] for name in house if name in given},
         generate={name: given[name] for name in request if name in given},
     ), addresses
-
-
-def worker_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `bild worker`: one a field of WorkerConfig, with its default."""
-    default = WorkerConfig()
-    texts = {
-        "model": "hub id, folder or GGUF file",
-        "tokenizer": "folder of the tokenizer, if not with the model",
-        "exit_layer": "keep only the first N (decoder) layers; 0 keeps all",
-        "device": "cpu or cuda:N",
-        "dtype": "float32, bfloat16 or float16",
-        "threads": "CPU threads; 0 takes one a core",
-        "listen": "grpc://HOST:PORT, zmq://HOST:PORT or zmq+ipc://PATH",
-        "slots": "requests that may hold a KV cache at once",
-        "max_length": "tokens per slot",
-        "calm": "leave the layers early at this cosine of two layers' outputs (CALM); 0 runs all",
-        "calm_decay": "how fast that threshold falls along the text",
-        "ignore_generation": "fields of the model's generation config to leave out, with commas",
-        "trust_remote_code": "run code that comes with the checkpoint",
-    }
-    for spec in dataclasses.fields(WorkerConfig):
-        flag, value = f"--{spec.name.replace('_', '-')}", getattr(default, spec.name)
-        text = texts[spec.name]
-        if isinstance(value, bool):
-            parser.add_argument(flag, action="store_true", help=text)
-        elif isinstance(value, tuple):
-            parser.add_argument(flag, type=_words, default=value, metavar="NAMES", help=text)
-        else:
-            kind, metavar = type(value), "N" if isinstance(value, int) else spec.name.upper()
-            shown = f"{text} (default: {value})" if value != "" else text
-            parser.add_argument(flag, type=kind, default=value, metavar=metavar, help=shown)
-    parser.add_argument("--with-parent", action="store_true",
-                        help="end when standard input ends (for programs that start workers)")  # fmt: skip
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-PROTOCOL: Final = 3
+PROTOCOL: Final = 6
 """Version of the contract. Peers of different versions refuse each other."""
 
 MAX_FRAME: Final = 4 * 1024 * 1024
@@ -32,7 +32,8 @@ class Rules:
     `temperature` 0 takes the most likely token; above it one is drawn with the noise of `seed`
     from the `top_k` (0: all) and `top_p` of the distribution.
     `confidence` and `distance` say how the two distributions are measured (`types.py`); with
-    `rejection` a checked token stands by the chance min(1, p_L / p_S).
+    `rejection` a checked token stands by the chance min(1, p_L / p_S). `logprobs`: how many of the
+    likeliest tokens to name with ln p of each token; None tells neither (`logprobs.py`).
     """
 
     vocabulary: int
@@ -54,6 +55,7 @@ class Rules:
     confidence: str = "max"
     distance: str = "ce"
     rejection: bool = False
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,9 @@ class Info:
     `tokenizer` is a fingerprint of the id-to-token table, empty where the model came without one;
     `tokenizer_size` is one past its highest id. `encodes` is true where the text must be tokenised
     by the worker because the family has no fast tokenizer. `max_length` is the capacity of a slot
-    and `max_source` of the encoder (0 for decoder-only), tokens.
+    and `max_source` of the encoder (0 for decoder-only), tokens. `cores` is how many the process may
+    run on, 0 where that is unknown. `batching` says which requests share a pass: "ragged" any of
+    them, "groups" those that feed about as much, "single" none.
     """
 
     protocol: int
@@ -94,6 +98,8 @@ class Info:
     encodes: bool
     decoder_prompt: tuple[int, ...]
     rules: Rules
+    cores: int = 0
+    batching: str = "single"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +166,7 @@ class Encoded:
 class Open:
     """Takes a slot. `ids` is the decoder prompt, prefilled all but its last; `source` goes to the
     encoder. `optional`: a slot that may be refused at once, and taken back for a request that needs
-    one.
+    one. `traceparent`: the trace that the request belongs to, as W3C Trace Context writes it.
     """
 
     session: int
@@ -170,6 +176,7 @@ class Open:
     source: tuple[int, ...]
     rules: Rules
     optional: bool = False
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,6 +249,7 @@ class Drafted:
     `others`: for each of the tokens with a confidence below the threshold, as many next best tokens
     as were asked for. `length` is how many ids the KV cache now covers. `shares`: p_S at each of the
     tokens, rows of `shares.py`, where the rules need it at the other worker; empty otherwise.
+    `logprobs`, `top_ids`: rows of `logprobs.py`, one for each of the tokens, where the rules ask.
     """
 
     session: int
@@ -259,6 +267,8 @@ class Drafted:
     compute_ns: int
     others: tuple[int, ...] = ()
     shares: bytes = b""
+    logprobs: tuple[float, ...] = ()
+    top_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,7 +299,8 @@ class Verified:
 
     `token` replaces the first one that does not stand, or is the bonus; -1 where neither applies.
     `distances` has the distance of each checked token up to and with the first that does not stand. The KV
-    cache keeps what was accepted: `length` ids.
+    cache keeps what was accepted: `length` ids. `logprobs`, `top_ids`: rows of `logprobs.py`, where
+    the rules ask: one for each accepted token whose `exact` is true, then one for `token`.
     """
 
     session: int
@@ -302,6 +313,8 @@ class Verified:
     passes: int
     queue_ns: int
     compute_ns: int
+    logprobs: tuple[float, ...] = ()
+    top_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,7 +44,8 @@ class Costs:
     """How long things take, ns. A pass over n tokens takes base + n * `_token_ns`.
 
     `small_trip_ns`, `large_trip_ns`: a message there and its answer back, without the work between.
-    `colocated`: both models share one device, so their passes exclude each other.
+    `colocated`: both models share one device, so their passes exclude each other. `batching`: which
+    requests share a pass, as in `messages.Info`; n counts the tokens of all of them.
     """
 
     small_ns: int
@@ -54,6 +55,7 @@ class Costs:
     small_trip_ns: int = 0
     large_trip_ns: int = 0
     colocated: bool = False
+    batching: str = "single"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,9 +156,9 @@ class World:
         self._count = 0
         self._numbers = 0
         small = _Worker(self, Role.SMALL, self.script, slots,
-                        costs.small_ns, costs.small_token_ns, costs.small_trip_ns)  # fmt: skip
+                        costs.small_ns, costs.small_token_ns, costs.small_trip_ns, costs.batching)  # fmt: skip
         large = _Worker(self, Role.LARGE, self.script, slots,
-                        costs.large_ns, costs.large_token_ns, costs.large_trip_ns)  # fmt: skip
+                        costs.large_ns, costs.large_token_ns, costs.large_trip_ns, costs.batching)  # fmt: skip
         self._workers = {Role.SMALL: small, Role.LARGE: large}
         if costs.colocated:
             small.neighbour, large.neighbour = large, small
@@ -289,7 +291,7 @@ class _Worker:
 
     def __init__(
         self, world: World, role: Role, script: Script, slots: int,
-        base_ns: int, token_ns: int, trip_ns: int,
+        base_ns: int, token_ns: int, trip_ns: int, batching: str,
     ) -> None:  # fmt: skip
         self.sinks: dict[int, Callable[[Reply | BildError], None]] = {}
         self.neighbour: _Worker | None = None
@@ -303,7 +305,7 @@ class _Worker:
         self._lost = False
         self._clock_ns = 0
         self._heard_ns = [0, 0]
-        model = ScriptedModel(role, script, self._spend)
+        model = ScriptedModel(role, script, self._spend, batching)
         model.allocate(slots)
         self.turns = Turns(model, slots, self._deliver, lambda: self._clock_ns)
 

@@ -10,12 +10,18 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from bild_dist.errors import InvalidRequest
+
+TOP_LOGPROBS: Final = 20
+"""Most alternatives whose log-probabilities a request may ask for."""
+
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
 
 
 class Role(StrEnum):
@@ -164,6 +170,12 @@ class Options:
     """Wrap a prompt in the model's chat template where it has one."""
     src_lang: str | None = None
     tgt_lang: str | None = None
+    logprobs: int | None = None
+    """Tell ln p of each token under the model that decided it, and of so many of the likeliest tokens
+    there, from 0 (none but its own) to 20. None tells nothing."""
+    traceparent: str = ""
+    """The trace that this request belongs to, as a W3C `traceparent`; empty for none. Passed on to both
+    workers."""
 
     def __post_init__(self) -> None:
         for name, kind in (
@@ -206,6 +218,7 @@ class Options:
             value = getattr(self, name)
             _require(value is None or (isinstance(value, str) and value != ""), name, value,
                      "a language code")  # fmt: skip
+        self._check_telling()
 
     def _check_sampling(self) -> None:
         _require(_number(self.temperature) and 0 <= self.temperature < math.inf, "temperature",
@@ -216,6 +229,14 @@ class Options:
                  "a number above 0 and at most 1 (1 draws from all tokens)")  # fmt: skip
         _require(_whole(self.seed) and 0 <= self.seed < 1 << 63, "seed", self.seed,
                  "a whole number from 0 to 2**63 - 1")  # fmt: skip
+
+    def _check_telling(self) -> None:
+        most, trace = TOP_LOGPROBS, self.traceparent
+        _require(self.logprobs is None or (_whole(self.logprobs) and 0 <= self.logprobs <= most),
+                 "logprobs", self.logprobs, f"a whole number from 0 to {most}, or left out")  # fmt: skip
+        known = isinstance(trace, str) and len(trace) <= 512
+        _require(known and (trace == "" or _TRACEPARENT.fullmatch(trace) is not None),
+                 "traceparent", trace, "of W3C's form 00-<32 hex digits>-<16>-<2>, or empty")  # fmt: skip
 
     def _check_policy(self) -> None:
         if self.policy is Policy.BILD:
@@ -285,6 +306,12 @@ class TokenEvent:
     distance: float | None
     """How far apart the models are at the token that the small one proposed here, by default -ln p_L
     of it, nats; None where not checked."""
+    logprob: float | None = None
+    """ln p of the token at temperature 1, nats, under the model that decided it: the small one where
+    its token stood as its own, else the large one. None where not asked for."""
+    top: tuple[tuple[int, float], ...] = ()
+    """The likeliest ids of that model here with their ln p, best first, as many as were asked for;
+    fewer where the rules allow fewer."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -325,13 +352,21 @@ class Result:
     sources: tuple[Source, ...]
     finish_reason: FinishReason
     trace: Trace = field(default_factory=Trace)
+    prompt_tokens: int = 0
+    """How many ids of the prompt were read: by the encoder, where there is one."""
+    logprobs: tuple[float, ...] = ()
+    """`TokenEvent.logprob` of each token; empty where not asked for."""
+    top: tuple[tuple[tuple[int, float], ...], ...] = ()
+    """`TokenEvent.top` of each token; empty where no alternatives were asked for."""
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON object of the command line, without its `id`."""
+        told = {"logprobs": list(self.logprobs), "top": [[list(t) for t in ts] for ts in self.top]}
         return {
             "text": self.text,
             "tokens": list(self.tokens),
             "sources": [s.value for s in self.sources],
+            **{name: values for name, values in told.items() if values},
             "finish_reason": self.finish_reason.value,
             "trace": dataclasses.asdict(self.trace),
         }

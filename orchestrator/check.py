@@ -22,7 +22,9 @@ from bild_dist.orchestrator.decoder import Decoder
 from bild_dist.orchestrator.opening import connected, launched
 from bild_dist.types import Role
 
-_OURS: Final = ("pyzmq", "grpcio", "msgpack", "protobuf", "tokenizers", "jinja2", "rich")
+_OURS: Final = (
+    "pyzmq", "grpcio", "msgpack", "protobuf", "tokenizers", "jinja2", "rich", "prometheus-client", "structlog",
+)  # fmt: skip
 _TOY: Final = "toy:{role}?seed=1&end=0"
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 from bild_dist import __version__, log
 from bild_dist.config import Config, OrchestratorConfig, WorkerConfig, configured, settled, shipped
 from bild_dist.errors import BildError, ConfigError, InvalidRequest
+from bild_dist.orchestrator.http import command as serving
 from bild_dist.types import (
     Confidence,
     Distance,
@@ -37,7 +38,9 @@ PLANNED: Final = frozenset(
 )
 """Names that are settled for later versions; using one says so instead of guessing at a typo."""
 
-_OWN: Final = frozenset(("command", "prompt", "input", "output", "json", "timeline"))
+_OWN: Final = frozenset(
+    ("command", "prompt", "input", "output", "json", "timeline", "host", "port", "texts", "set")
+)
 """What the command line knows and a configuration does not."""
 _COMMANDS: Final = {
     "generate": "write texts with a small and a large model",
@@ -45,6 +48,7 @@ _COMMANDS: Final = {
     "launch": "start and watch the workers of a configuration",
     "consume": "take jobs from a message broker and publish their texts",
     "submit": "put a file of jobs on a queue and collect the results",
+    "serve": "offer the pair over HTTP, as OpenAI's clients expect it",
     "bench": "measure speed against other ways to run the same models",
     "plan": "predict the speed of a pair of models for given or measured costs, and advise",
     "align": "teach a small model to agree with a large one",
@@ -52,6 +56,7 @@ _COMMANDS: Final = {
     "tune": "find the fastest setting whose quality stays above a floor",
     "eval": "measure quality and latency of a setting on a task",
     "report": "tables and figures of measured runs, as one page and one text",
+    "top": "watch running services: workers, requests, tokens, queue",
     "check": "say what works on this machine and what does not",
 }
 
@@ -89,6 +94,11 @@ def parser() -> Parser:
             _generate_options(command)
         elif name == "launch":
             command.add_argument("-c", "--config", metavar="FILE.toml", required=True)
+        elif name == "serve":
+            pair_options(command)
+            serving.options(command)
+        elif name == "top":
+            top_options(command)
         elif name == "check":
             pair_options(command)
     return top
@@ -124,8 +134,14 @@ def _run(arguments: argparse.Namespace, inproc: InProcess) -> int:
         from bild_dist.orchestrator import launch
 
         return launch.main(configured(arguments.config))
+    if arguments.command == "top":
+        from bild_dist.orchestrator.top import command
+
+        return command.main(arguments.pages, arguments.every, once=arguments.once)
     settings = {k: v for k, v in vars(arguments).items() if k not in _OWN}
     config, addresses = settled(settings)
+    if arguments.command == "serve":
+        return serving.main(serving.configured(config, vars(arguments)), addresses, inproc)
     if arguments.command == "check":
         from bild_dist.orchestrator import check
 
@@ -133,6 +149,16 @@ def _run(arguments: argparse.Namespace, inproc: InProcess) -> int:
     from bild_dist.orchestrator import generate
 
     return generate.main(generate.Job.from_arguments(arguments), config, addresses, inproc)
+
+
+def top_options(command: argparse.ArgumentParser) -> None:
+    """What `bild top` watches."""
+    command.add_argument(
+        "pages", nargs="+", metavar="ADDRESS",
+        help="where metrics are served: bild serve, consume, launch or a worker (http://127.0.0.1:8000)",
+    )  # fmt: skip
+    command.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="(default: 2)")
+    command.add_argument("--once", action="store_true", help="print one picture and end")
 
 
 def model_options(command: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -241,5 +267,7 @@ def _generate_options(command: argparse.ArgumentParser) -> None:
     )
     text.add_argument("--no-chat-template", dest="chat_template", action="store_false", default=None,
                       help="give an instruct model the bare prompt")  # fmt: skip
+    text.add_argument("--logprobs", type=int, metavar="N",
+                      help="tell ln p of each token, and of the N likeliest there, in the JSON")  # fmt: skip
     text.add_argument("--src-lang", metavar="CODE", help="source language (NLLB, M2M100, mBART)")
     text.add_argument("--tgt-lang", metavar="CODE", help="target language")

@@ -41,6 +41,7 @@ from bild_dist.messages import (
 )
 from bild_dist.transport import connect
 from bild_dist.transport.base import Channel
+from bild_dist.transport.outbox import Outbox
 from bild_dist.types import Role
 
 BEAT_S: Final = 0.5
@@ -71,7 +72,7 @@ class WorkerClient:
         self.lost: BildError | None = None
         """Why the connection is over; None while it lives."""
         self._channel = channel
-        self._outbox: asyncio.Queue[Message | None] = asyncio.Queue()
+        self._outbox = Outbox(channel, self._refuse)
         self._sinks: dict[int, Sink] = {}
         self._questions: dict[int, asyncio.Future[Chunk | Encoded]] = {}
         self._pongs: dict[int, asyncio.Future[Pong]] = {}
@@ -81,6 +82,8 @@ class WorkerClient:
         self._handled = 0
         self.round_trip_ns = 0
         """Of the last heartbeat."""
+        self.pong: Pong | None = None
+        """That heartbeat; None before the first."""
         self._beat_sent_ns = 0
 
     def __repr__(self) -> str:
@@ -123,7 +126,7 @@ class WorkerClient:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(part()) for part in (self._read, self._beat)]
-                await self._write()
+                await self._outbox.run()
                 for task in tasks:
                     task.cancel()
         except* BildError as errors:
@@ -132,10 +135,15 @@ class WorkerClient:
             self._lose(WorkerUnavailable(f"the connection to {self._who} was closed"))
             await self._channel.close()
 
+    @property
+    def silent_ns(self) -> int:
+        """For how long the worker's event loop has not answered a heartbeat."""
+        return now_ns() - self._heard_ns
+
     def close(self) -> None:
         """Ends the connection in good order, after what is queued. `run` returns."""
-        self._outbox.put_nowait(Bye(reason="done"))
-        self._outbox.put_nowait(None)
+        self._outbox.post(Bye(reason="done"))
+        self._outbox.end()
 
     async def abandon(self) -> None:
         """Ends a connection whose `run` was never started."""
@@ -143,9 +151,9 @@ class WorkerClient:
             await self._channel.close()
 
     def fail(self, error: BildError) -> None:
-        """Somebody who knows (the supervisor) says that the worker is gone."""
+        """The worker is gone: it said so itself, or somebody who knows (the supervisor) does."""
         self._lose(error)
-        self._outbox.put_nowait(None)
+        self._outbox.end()
 
     # Requests.
 
@@ -157,14 +165,14 @@ class WorkerClient:
         self._sinks.pop(session, None)
 
     def post(self, message: Message) -> None:
-        """Queues a message; order is kept.
+        """Sends a message, or queues it; order is kept.
 
         Raises:
             WorkerUnavailable: the worker is lost.
         """
         if self.lost is not None:
             raise WorkerUnavailable(str(self.lost))
-        self._outbox.put_nowait(message)
+        self._outbox.post(message)
 
     async def fetch(self, name: str) -> bytes:
         """A tokenizer file of the worker. Raises InvalidRequest where it has none of that name."""
@@ -210,14 +218,6 @@ class WorkerClient:
 
     # The three parts of `run`.
 
-    async def _write(self) -> None:
-        while (message := await self._outbox.get()) is not None:
-            try:
-                await self._channel.send(message)
-            except InvalidRequest as error:
-                # What no wire carries (too large, half a character) is its sender's fault alone.
-                self._refuse(message, error)
-
     def _refuse(self, message: Message, error: InvalidRequest) -> None:
         if isinstance(message, Open | Draft | Verify):
             sink = self._sinks.get(message.session)
@@ -231,13 +231,11 @@ class WorkerClient:
             raise error
 
     async def _read(self) -> None:
-        while True:
-            try:
-                message = await self._channel.receive()
-            except WorkerUnavailable as error:
-                raise WorkerUnavailable(f"{self._who} is gone: {error}") from None
-            self._take(message)
-            self._handled += 1
+        self._channel.deliver_to(self._take)
+        try:
+            await self._channel.receive()  # tells of the end alone
+        except WorkerUnavailable as error:
+            raise WorkerUnavailable(f"{self._who} is gone: {error}") from None
 
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()
@@ -258,9 +256,10 @@ class WorkerClient:
     def _ping(self) -> None:
         self._beats += 1
         self._beat_sent_ns = now_ns()
-        self._outbox.put_nowait(Ping(count=self._beats, progress=self._handled))
+        self._outbox.post(Ping(count=self._beats, progress=self._handled))
 
     def _take(self, message: Message) -> None:
+        self._handled += 1
         if isinstance(message, Opened | Drafted | Verified):
             sink = self._sinks.get(message.session)
             if sink is not None:
@@ -274,12 +273,13 @@ class WorkerClient:
         elif isinstance(message, Failed):
             self._on_failed(message)
         elif isinstance(message, Bye):
-            raise WorkerUnavailable(f"{self._who} has gone: {message.reason}")
+            self.fail(WorkerUnavailable(f"{self._who} has gone: {message.reason}"))
         else:
             raise RemoteProtocolError(f"{self._who} sent a {type(message).__name__}")
 
     def _on_pong(self, pong: Pong) -> None:
         self._heard_ns = now_ns()
+        self.pong = pong
         if pong.count == self._beats:
             self.round_trip_ns = self._heard_ns - self._beat_sent_ns
         asked = self._pongs.pop(pong.count, None)
@@ -287,9 +287,11 @@ class WorkerClient:
             asked.set_result(pong)
         bound_ns = max(STUCK_FACTOR * pong.expected_ns, STUCK_FLOOR_NS)
         if pong.expected_ns > 0 and pong.busy_ns > bound_ns:
-            raise WorkerUnavailable(
-                f"{self._who} is stuck: one pass has taken {pong.busy_ns / 1e9:.1f} s, "
-                f"its like usually take {pong.expected_ns / 1e9:.3f} s"
+            self.fail(
+                WorkerUnavailable(
+                    f"{self._who} is stuck: one pass has taken {pong.busy_ns / 1e9:.1f} s, "
+                    f"its like usually take {pong.expected_ns / 1e9:.3f} s"
+                )
             )
 
     def _on_failed(self, failed: Failed) -> None:
@@ -300,7 +302,8 @@ class WorkerClient:
                 sink(error)
             return
         if failed.seq == 0:
-            raise error
+            self.fail(error)
+            return
         question = self._questions.get(failed.seq)
         if question is not None and not question.done():
             question.set_exception(error)

@@ -10,13 +10,14 @@ from contextlib import AsyncExitStack
 from typing import Any, Self
 
 from bild_dist.clock import now_ns
-from bild_dist.errors import BildError, LocalProtocolError
+from bild_dist.errors import BildError, LocalProtocolError, WorkerUnavailable
 from bild_dist.orchestrator.client import WorkerClient
-from bild_dist.orchestrator.dispatcher import Dispatcher
+from bild_dist.orchestrator.dispatcher import Dispatcher, both
 from bild_dist.orchestrator.pairing import check_pair, schedule_for
 from bild_dist.orchestrator.prompt import Prompt, prepare
 from bild_dist.orchestrator.session import Record
 from bild_dist.orchestrator.text import Stream, Text
+from bild_dist.orchestrator.watch import Quiet, Watch
 from bild_dist.policy.events import Emit
 from bild_dist.types import Options, Result, Role, TokenEvent
 
@@ -51,6 +52,17 @@ class Generation:
         """Whether the text is complete, or will never be."""
         return self._result.done()
 
+    def ready(self) -> list[TokenEvent]:
+        """The tokens that nobody has taken yet, without waiting for more."""
+        events: list[TokenEvent] = []
+        while not self._events.empty():
+            event = self._events.get_nowait()
+            if event is None:  # the end stays, for whoever waits for it
+                self._events.put_nowait(None)
+                break
+            events.append(event)
+        return events
+
     async def result(self) -> Result:
         """The finished text.
 
@@ -73,7 +85,8 @@ class Generation:
 class Decoder:
     """Two workers that write one text, as an async context.
 
-    `addresses` names where the workers listen; `record` is told of every step of every request.
+    `addresses` names where the workers listen; `record` is told of every step of every request, `watch`
+    of requests as a whole. A later value of `watch` holds for the requests that begin after it.
     Raises on entering:
         WorkerUnavailable: nobody answers there.
         ConfigError: the two models do not fit together.
@@ -88,6 +101,7 @@ class Decoder:
         connect_timeout: float = 5.0,
         text: Text | None = None,
         record: Record | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self._addresses = addresses
         self._options = options if options is not None else Options()
@@ -95,6 +109,7 @@ class Decoder:
         self._timeout = connect_timeout
         self._text = text
         self._record = record
+        self.watch = watch
         self._stack = AsyncExitStack()
         self._dispatcher: Dispatcher
         self.workers: dict[Role, WorkerClient] = {}
@@ -107,9 +122,8 @@ class Decoder:
                 self.workers[role] = client
             small, large = self.workers[Role.SMALL], self.workers[Role.LARGE]
             check_pair(small.info, large.info)
-            concurrency = min(self._concurrency, small.info.slots, large.info.slots)
             self._dispatcher = await self._stack.enter_async_context(
-                Dispatcher(self.workers, concurrency, self._record)
+                Dispatcher(self.workers, self.concurrency, self._record)
             )
             if self._text is None:
                 self._text = await _fetch_text(large)
@@ -128,15 +142,31 @@ class Decoder:
         """The tokenizer of the pair, once the decoder has been entered."""
         return self._text
 
+    @property
+    def concurrency(self) -> int:
+        """How many texts are written at once: what was asked for, or what the workers hold."""
+        return min(self._concurrency, *(worker.info.slots for worker in self.workers.values()))
+
+    async def lost(self) -> BildError:
+        """Waits until a worker is lost, and says why. From then on nothing more is written."""
+        await self._dispatcher.broken()
+        errors = [worker.lost for worker in self.workers.values() if worker.lost is not None]
+        return errors[0] if errors else WorkerUnavailable("the decoder was closed")
+
     def worker_failed(self, role: Role, error: BildError) -> None:
         """Somebody who watches the process knows that it has gone."""
         if role in self.workers:
             self.workers[role].fail(error)
 
-    def stream(self, prompt: Prompt, **options: Any) -> Generation:
+    @property
+    def options(self) -> Options:
+        """What a request gets that does not choose for itself."""
+        return self._options
+
+    def stream(self, prompt: Prompt, *, record: Record | None = None, **options: Any) -> Generation:
         """Starts a text; its tokens come as TokenEvents once they can no longer change.
 
-        `options` are the fields of `types.Options`.
+        `options` are the fields of `types.Options`; `record` is told of every step of this request.
 
         Raises (here or while iterating):
             InvalidRequest: a bad option or prompt.
@@ -148,7 +178,9 @@ class Decoder:
             merged = merged.merged({"schedule": schedule_for(small, large, merged)})
         generation = Generation()
         started_ns = now_ns()
-        work = self._write(prompt, merged, generation._events, generation._result, started_ns)
+        work = self._write(
+            prompt, merged, generation._events, generation._result, started_ns, record
+        )
         generation._task = self._dispatcher.spawn(work)
         return generation
 
@@ -167,23 +199,29 @@ class Decoder:
         events: asyncio.Queue[TokenEvent | None],
         result: asyncio.Future[Result],
         started_ns: int,
+        record: Record | None,
     ) -> None:
         """The task of one request. Every way out sets `result` and ends `events`."""
+        watched, outcome = Quiet(self.watch, options, started_ns), "cancelled"
         try:
-            value = await self._decode(prompt, options, events, started_ns)
+            value = await self._decode(prompt, options, events, started_ns, record, watched)
+            outcome = value.finish_reason.value
             if not result.done():
                 result.set_result(value)
         except asyncio.CancelledError:
             result.cancel()
             raise
         except BildError as error:
+            outcome = type(error).__name__
             _refuse(result, error)
         except Exception as error:
+            outcome = LocalProtocolError.__name__
             # One request's bug must not take down the others: it is logged and told to its caller.
             logging.getLogger(__name__).exception("a request failed")
             _refuse(result, LocalProtocolError(f"a bug in the orchestrator: {error!r}"))
         finally:
             events.put_nowait(None)
+            watched.ended(outcome)
 
     async def _decode(
         self,
@@ -191,12 +229,18 @@ class Decoder:
         options: Options,
         events: asyncio.Queue[TokenEvent | None],
         started_ns: int,
+        record: Record | None,
+        watched: Quiet,
     ) -> Result:
         if self._text is None:
             raise LocalProtocolError("the decoder has not been entered")
+        if watched.traceparent:
+            options = options.merged({"traceparent": watched.traceparent})
         work = await prepare(prompt, options, self.workers, self._text)
         writer = _Writer(self._text.stream(options.stop), events)
-        outcome = await self._dispatcher.decode(work, writer, writer.give, started_ns)
+        outcome = await self._dispatcher.decode(
+            work, writer, writer.give, started_ns, both(record, watched.record), watched.admitted
+        )
         finish = outcome.finish
         if finish.reason is None:
             raise (
@@ -208,6 +252,9 @@ class Decoder:
             sources=outcome.sources,
             finish_reason=finish.reason,
             trace=outcome.trace,
+            prompt_tokens=len(work.source or work.ids),
+            logprobs=tuple(writer.logprobs),
+            top=tuple(writer.top) if options.logprobs else (),
         )
 
 
@@ -223,6 +270,8 @@ class _Writer:
         self._events = events
         self._pieces: deque[str] = deque()
         self.text = ""
+        self.logprobs: list[float] = []
+        self.top: list[tuple[tuple[int, float], ...]] = []
 
     def push(self, token: int) -> bool:
         self._pieces.append(self._stream.push(token))
@@ -237,6 +286,9 @@ class _Writer:
             if last and i == len(emit.tokens):
                 piece += self._stream.finish()
             self.text += piece
+            if token.logprob is not None:
+                self.logprobs.append(token.logprob)
+                self.top.append(token.top)
             self._events.put_nowait(
                 TokenEvent(
                     position=token.position,
@@ -245,6 +297,8 @@ class _Writer:
                     source=token.source,
                     confidence=token.confidence,
                     distance=token.distance,
+                    logprob=token.logprob,
+                    top=token.top,
                 )
             )
 

@@ -15,7 +15,8 @@ from bild_dist.errors import DeadlineExceeded
 from bild_dist.messages import Rules
 from bild_dist.orchestrator.client import WorkerClient
 from bild_dist.orchestrator.session import Record, Session
-from bild_dist.policy.events import Emit, Finish
+from bild_dist.orchestrator.watch import Progress
+from bild_dist.policy.events import Command, Emit, Event, Finish
 from bild_dist.policy.forecast import Costs, Forecast
 from bild_dist.policy.line import Stops
 from bild_dist.policy.machine import Machine
@@ -61,6 +62,7 @@ class Dispatcher:
         self._room = asyncio.Semaphore(concurrency)
         self._group = asyncio.TaskGroup()
         self._requests: set[asyncio.Task[Any]] = set()
+        self._connections: list[asyncio.Task[None]] = []
         self._sessions = 0
 
     def __repr__(self) -> str:
@@ -69,7 +71,7 @@ class Dispatcher:
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
         for worker in self._workers.values():
-            self._group.create_task(worker.run())
+            self._connections.append(self._group.create_task(worker.run()))
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -84,6 +86,10 @@ class Dispatcher:
             worker.close()
         await self._group.__aexit__(None, None, None)
 
+    async def broken(self) -> None:
+        """Returns when the connection to a worker has ended, for whatever reason."""
+        await asyncio.wait(self._connections, return_when=asyncio.FIRST_COMPLETED)
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Runs a request's task as a child of this context. It must not raise."""
         task = self._group.create_task(work)
@@ -92,11 +98,18 @@ class Dispatcher:
         return task
 
     async def decode(
-        self, work: Work, stops: Stops | None, give: Callable[[Emit, bool], None], started_ns: int
+        self,
+        work: Work,
+        stops: Stops | None,
+        give: Callable[[Emit, bool], None],
+        started_ns: int,
+        record: Record | None = None,
+        admitted: Callable[[Progress], None] = lambda progress: None,
     ) -> Outcome:
         """Decodes one request when its turn has come.
 
         `give(emit, last)` gets the tokens as they become text; `last` with those that end it.
+        `record` is told of every step of this request alone, `admitted` when it has a place.
         """
         options = work.options
         spent_s = (now_ns() - started_ns) / 1e9
@@ -107,7 +120,8 @@ class Dispatcher:
         self._sessions += options.branches
         forecast = self._forecast(options)
         machine = Machine(number, work.ids, work.source, work.rules, options, stops, forecast)
-        session = Session(number, machine, self._workers, give, started_ns, self._record)
+        told = both(self._record, record)
+        session = Session(number, machine, self._workers, give, started_ns, told)
         try:
             async with asyncio.timeout_at(deadline):
                 await self._room.acquire()
@@ -117,6 +131,13 @@ class Dispatcher:
             )
             finish = Finish(None, error)
         else:
+            admitted(
+                Progress(
+                    prompt_tokens=len(work.ids) + len(work.source),
+                    sources=machine.books.sources,
+                    trace=session.trace,
+                )
+            )
             try:
                 finish = await session.decode(deadline)
             finally:
@@ -141,3 +162,15 @@ class Dispatcher:
         if len(self._forecasts) > FORECASTS:
             del self._forecasts[next(iter(self._forecasts))]
         return forecast
+
+
+def both(one: Record | None, other: Record | None) -> Record | None:
+    """Tells two watchers, or the only one there is."""
+    if one is None or other is None:
+        return one if other is None else other
+
+    def record(session: int, at_ns: int, what: Event | Command) -> None:
+        one(session, at_ns, what)
+        other(session, at_ns, what)
+
+    return record

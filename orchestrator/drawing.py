@@ -25,6 +25,7 @@ from bild_dist.types import Role
 PROMPT_SHOWN: Final = 600
 """Characters of a prompt that are shown."""
 PARTS: Final = {
+    "/*COLOURS*/": "colours.css",
     "/*STYLE*/": "timeline.css",
     "/*DRAWING*/": "timeline.js",
     "/*HANDS*/": "timeline_hands.js",

@@ -20,6 +20,7 @@ from bild_dist.orchestrator.lines import parsed, take_prompt
 from bild_dist.orchestrator.opening import connected, launched
 from bild_dist.orchestrator.screen import Screen
 from bild_dist.orchestrator.session import Record
+from bild_dist.orchestrator.telemetry import logged, told
 from bild_dist.types import Role
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def main(job: Job, config: Config, addresses: Mapping[Role, str], inproc: InProc
     if job.timeline is not None:
         drawing = Drawing(job.timeline, (job.input, job.output))
     lines = _read(job.input) if job.input is not None else None
+    logged(config.telemetry, service=False)
     return asyncio.run(_main(job, lines, config, addresses, inproc, drawing))
 
 
@@ -73,7 +75,13 @@ async def _main(
 ) -> int:
     screen = Screen()
     record = drawing.recording if drawing is not None else None
-    async with _opened(config, addresses, inproc, screen, record) as decoder:
+    async with (
+        told(config.telemetry, "bild-generate") as telemetry,
+        _opened(config, addresses, inproc, screen, record) as decoder,
+    ):
+        telemetry.watch(decoder)
+        if telemetry.page:
+            screen.note(f"metrics: {telemetry.page}")
         try:
             if lines is not None:
                 return await _file(job, lines, decoder, config.orchestrator.concurrency, screen)

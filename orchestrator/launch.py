@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
-from typing import Final
 
-from bild_dist.clock import now_ns
 from bild_dist.config import Config, WorkerConfig
 from bild_dist.errors import BildError, ConfigError, WorkerUnavailable
+from bild_dist.orchestrator.fleet import Fleet, echo
+from bild_dist.orchestrator.patience import BACKOFF_S, Patience
 from bild_dist.orchestrator.supervisor import Child, Supervisor
+from bild_dist.orchestrator.telemetry import logged, told
 from bild_dist.types import Role
-
-BACKOFF_S: Final = (0.5, 2.0, 8.0, 30.0)
-"""Pauses before a worker that ended is started again; after the last it is given up."""
-STEADY_NS: Final = 60_000_000_000
-"""A worker that ran for so long is steady: its next end starts the pauses anew."""
 
 
 def main(config: Config) -> int:
     """Runs until a signal comes (exit code 0) or a worker has to be given up (1)."""
-    return asyncio.run(_Launch(config).run())
+    logged(config.telemetry, service=True)
+    return asyncio.run(_launch(config))
+
+
+async def _launch(config: Config) -> int:
+    async with told(config.telemetry, "bild-launch") as telemetry:
+        if telemetry.page:
+            _say(f"metrics: {telemetry.page}")
+        return await _Launch(config, Fleet(telemetry.metrics)).run()
 
 
 class _Launch:
     """One `bild launch`. Owned by its main task."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, fleet: Fleet) -> None:
         self._config = config
+        self._fleet = fleet
         self._over = asyncio.Event()
         self._ended: dict[Child, asyncio.Future[BildError]] = {}
         self._failure: BildError | None = None
@@ -37,13 +41,13 @@ class _Launch:
         loop = asyncio.get_running_loop()
         for kind in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(kind, self._over.set)
-        async with Supervisor(self._on_exit, _say_for) as supervisor:
+        async with Supervisor(self._on_exit, echo) as supervisor:
             async with asyncio.TaskGroup() as group:
                 keepers = [
                     group.create_task(self._keep(supervisor, role, worker))
                     for role, worker in (
-                        (Role.LARGE, self._config.large),
-                        (Role.SMALL, self._config.small),
+                        (Role.LARGE, self._config.worker(Role.LARGE)),
+                        (Role.SMALL, self._config.worker(Role.SMALL)),
                     )
                 ]
                 await self._over.wait()
@@ -56,15 +60,17 @@ class _Launch:
 
     async def _keep(self, supervisor: Supervisor, role: Role, worker: WorkerConfig) -> None:
         """One worker, started again when it ends, until that has failed too often."""
-        pauses = list(BACKOFF_S)
+        patience = Patience()
         while True:
-            started_ns = now_ns()
+            patience.begin()
+            child = None
             try:
                 child = await supervisor.start(role, worker, worker.listen)
                 ended = self._ended[child] = asyncio.get_running_loop().create_future()
                 _say(
                     f"{role} worker ready: pid={child.process.pid} {child.address} {child.description}"
                 )
+                self._fleet.ready(child, worker)
                 error = await ended
             except ConfigError as refusal:
                 self._give_up(refusal)
@@ -72,14 +78,13 @@ class _Launch:
             except BildError as failure:
                 error = failure
             _say(f"{role} worker lost: {error}")
-            if now_ns() - started_ns > STEADY_NS:
-                pauses = list(BACKOFF_S)
-            if not pauses:
+            self._fleet.lost(role, error, child)
+            pause_s = patience.pause_s()
+            if pause_s is None:
                 self._give_up(
                     WorkerUnavailable(f"gave up after {len(BACKOFF_S) + 1} starts: {error}")
                 )
                 return
-            pause_s = pauses.pop(0)
             _say(f"{role} worker starts again in {pause_s:g} s")
             await asyncio.sleep(pause_s)
 
@@ -98,7 +103,3 @@ class _Launch:
 
 def _say(line: str) -> None:
     print(line, flush=True)  # noqa: T201
-
-
-def _say_for(child: Child, line: str) -> None:
-    print(f"[{child.role}] {line}", file=sys.stderr, flush=True)  # noqa: T201

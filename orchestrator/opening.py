@@ -65,8 +65,9 @@ async def start_pair(
     transport = config.orchestrator.transport
 
     async def start(role: Role) -> Child:
-        worker = config.small if role is Role.SMALL else config.large
-        child = await supervisor.start(role, worker, supervisor.private_address(role, transport))
+        child = await supervisor.start(
+            role, config.worker(role), supervisor.private_address(role, transport)
+        )
         say(f"{role} worker ready: pid={child.process.pid} {child.address} {child.description}")
         return child
 

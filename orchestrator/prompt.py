@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
+from bild_dist import logprobs
 from bild_dist.errors import InvalidRequest
 from bild_dist.messages import MAX_FRAME, Rules
 from bild_dist.orchestrator.client import WorkerClient
@@ -16,7 +17,7 @@ from bild_dist.orchestrator.pairing import shared_vocabulary
 from bild_dist.orchestrator.text import Text
 from bild_dist.policy.rules import told
 from bild_dist.shares import drawn, longest
-from bild_dist.types import Options, Role, Schedule
+from bild_dist.types import Mode, Options, Role, Schedule
 
 _FRAME_REST: Final = 64 * 1024
 """Bytes of a message that are left to what is not of drafted tokens."""
@@ -71,22 +72,26 @@ async def prepare(
 
 def check_frame(options: Options, rules: Rules) -> None:
     """Where the two models' distributions are compared, the small one's comes with every drafted
-    token: all of a draft must fit one message.
+    token, as log-probabilities do where they are asked for: all of a draft must fit one message.
 
     Raises:
         InvalidRequest: it does not; names what would fit.
     """
-    asked = told(rules, options)
-    row = longest(asked)
+    # The large one tells of a draft's tokens too, where it decides them.
+    asked = told(rules, options, Role.LARGE)
+    row = longest(asked) + logprobs.size(asked)
     # Other schedules draft through hand-overs, so only the length of the text bounds a draft.
     paper = options.schedule in (None, Schedule.PAPER) or not options.verify_tail
     draft = rules.limit - rules.begin
     draft = min(options.window, draft) if paper else draft
     most = (MAX_FRAME - _FRAME_REST) // (row + _TOKEN)
-    if row == 0 or draft <= most:
+    # Who writes alone reports every token by itself.
+    alone = options.mode in (Mode.LARGE, Mode.SMALL)
+    if row == 0 or alone or draft <= most:
         return
     fits = f"{'a window' if paper else 'max_new_tokens'} of at most {most}, or " if most else ""
     other = "a smaller top_k" if drawn(asked) else "distance 'ce'"
+    other = other if longest(asked) else "fewer logprobs"
     raise InvalidRequest(
         f"probabilities of {row} bytes for each of up to {draft} tokens of a draft are more than the "
         f"{MAX_FRAME} bytes of a message: take {fits}{other}"

@@ -24,11 +24,11 @@ from bild_dist.types import Role
 
 def stories(moments: Iterable[Moment]) -> list[Story]:
     """The requests of a recording, in the order in which they began."""
-    tellers: dict[int, _Teller] = {}
+    tellers: dict[int, Teller] = {}
     for session, at_ns, what in moments:
         teller = tellers.get(session)
         if teller is None:
-            teller = tellers[session] = _Teller(Story(session, at_ns, at_ns))
+            teller = tellers[session] = Teller(Story(session, at_ns, at_ns))
         teller.take(at_ns, what)
     return [teller.story for teller in tellers.values()]
 
@@ -58,14 +58,15 @@ class _Lane:
     fresh: bool = True
 
 
-class _Teller:
-    """Follows one request through its moments. Owned by `stories`."""
+class Teller:
+    """Follows one request through its moments, and grows its story. Owned by whoever makes it."""
 
     def __init__(self, story: Story) -> None:
         self.story = story
+        self.begin = 0
+        """Length of the decoder prompt: the index of the first generated token."""
+        self.epoch = 0
         self._lanes = {role: _Lane(free_ns=story.from_ns) for role in Role}
-        self._begin = 0
-        self._epoch = 0
         self._live: dict[int, tuple[int, Cell]] = {}
         """Guesses that may still become text, by position, with the block that brought each."""
         self._waiting: tuple[Role, ...] = ()
@@ -90,24 +91,24 @@ class _Teller:
         lane, request = self._lanes[command.role], command.request
         if isinstance(request, Close):
             return
-        if request.epoch > self._epoch:
-            self._epoch = request.epoch
+        if request.epoch > self.epoch:
+            self.epoch = request.epoch
             self._take_back()
         if isinstance(request, Open):
-            self._begin = len(request.ids)
+            self.begin = len(request.ids)
             lane.opening_ns = at_ns
             self.story.prompt = request.source or request.ids
             self.story.roles.append(command.role)
         if not isinstance(request, Steer):
             place = 0 if isinstance(request, Open) else request.at + len(request.tokens)
-            lane.pending[request.seq] = _Asked(request, at_ns, place - self._begin)
+            lane.pending[request.seq] = _Asked(request, at_ns, place - self.begin)
         self._wait(at_ns)
 
     def _take_back(self) -> None:
         """Drafts of older epochs stop; answers of theirs that are on their way still come."""
         for lane in self._lanes.values():
             for asked in lane.pending.values():
-                if asked.request.epoch < self._epoch and not asked.taken_back:
+                if asked.request.epoch < self.epoch and not asked.taken_back:
                     asked.taken_back, lane.stopped = True, asked
 
     def _wait(self, at_ns: int) -> None:
@@ -215,7 +216,7 @@ class _Teller:
         start_ns = min(from_ns, before_ns)
         end_ns = min(start_ns + spent_ns, before_ns)
         block = Block(
-            role=role, kind=kind, epoch=self._epoch, seq=0, sent_ns=start_ns, came_ns=start_ns,
+            role=role, kind=kind, epoch=self.epoch, seq=0, sent_ns=start_ns, came_ns=start_ns,
             start_ns=start_ns, end_ns=end_ns, back_ns=end_ns, seen_ns=end_ns, passes=passes,
         )  # fmt: skip
         self.story.blocks.append(block)
@@ -228,7 +229,7 @@ class _Teller:
         block.final = reply.final
         if reply.low:
             block.low = (reply.low_token, reply.low_confidence)
-        old = reply.epoch < self._epoch
+        old = reply.epoch < self.epoch
         index = len(self.story.blocks) - 1
         for token, confidence in zip(reply.tokens, reply.confidences, strict=False):
             cell = Cell(asked.next, token, confidence, Fate.OLD if old else Fate.OPEN)

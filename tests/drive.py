@@ -29,7 +29,7 @@ from bild_dist.policy.events import Emit, Finish, FromWorker, Token, ToWorker
 from bild_dist.policy.machine import Machine
 from bild_dist.sampling import choose, sampled
 from bild_dist.types import Role
-from bild_dist.workers.jobs import Meter, draft, prefill, verify
+from bild_dist.workers.jobs import Meter, Steps, draft, prefill, verify
 from tests.oracle import Distribution, Predictor
 
 VOCABULARY = 12
@@ -123,19 +123,23 @@ class HandWorker:
     def answer(self, request: Open | Draft | Verify) -> list[Opened | Drafted | Verified]:
         if isinstance(request, Open):
             self.slot = Slot(0, request.rules, Prefix())
-            list(prefill(self.model, self.slot, request, self._run, self.meter))
+            self._play(prefill(self.model, self.slot, request, lambda: 256, self.meter))
             return [Opened(session=request.session, epoch=request.epoch, seq=request.seq)]
         if self.slot is None:
             raise AssertionError("a command before Open")
         if isinstance(request, Draft):
-            replies = draft(self.slot, request, self._run, self.meter)
-        else:
-            replies = verify(self.slot, request, self._run, self.meter)
-        return [reply for reply in replies if isinstance(reply, Drafted | Verified)]
+            return self._play(draft(self.slot, request, self.meter))
+        return self._play(verify(self.slot, request, self.meter))
 
-    def _run(self, work: Pass) -> list[Choice]:
-        self.meter.passes += 1
-        return self.model.forward(work)
+    def _play(self, steps: Steps) -> list[Opened | Drafted | Verified]:
+        replies: list[Opened | Drafted | Verified] = []
+        for asked in steps:
+            if isinstance(asked, Pass):
+                self.meter.passes += 1
+                reply = steps.send(self.model.forward(asked))
+                if isinstance(reply, Drafted | Verified):
+                    replies.append(reply)
+        return replies
 
 
 def play(

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from math import log
 
 from bild_dist.errors import WorkerUnavailable
 from bild_dist.kv.prefix import Prefix
 from bild_dist.model.scripted import END, VOCABULARY, Rates, Script
+from bild_dist.policy.events import Token
 from bild_dist.policy.forecast import Forecast
 from bild_dist.simulator import Costs, Outcome, World, prompt
-from bild_dist.types import Mode, Options, Role, Schedule
+from bild_dist.types import Mode, Options, Role, Schedule, Source
 from tests.oracle import Distribution, Predictor, Reference, reference
 
 MS = 1_000_000
@@ -61,6 +63,7 @@ class Trial:
             alpha_fb=draw.choice((0.0, 0.3, 0.6, 0.9, 1.0)), alpha_rb=draw.choice((0.0, 2.0, 9.0)),
             first=draw.choice(list(Role)), verify_tail=draw.random() < 0.9,
             max_new_tokens=draw.randint(1, 24), branches=draw.choice((1, 1, 2, 3)),
+            logprobs=(None, 0, 2)[seed % 3],
         )  # fmt: skip
         self.count = draw.choice((1, 1, 2, 4))
         self.slots = draw.randint(1, self.count)
@@ -70,6 +73,8 @@ class Trial:
             i: draw.randint(1, 400) * MS for i in range(self.count) if draw.random() < 0.1
         }
         self.lost = draw.randint(1, 400) * MS if draw.random() < 0.05 else None
+        batching = draw.choice(("single", "ragged", "groups"))
+        self.costs = replace(self.costs, batching=batching)
         script = Script(self.rates, seed)
         small, large = predictors(script)
         self.expected: list[Reference] = [
@@ -114,4 +119,13 @@ class Trial:
             return f"wasted {trace.wasted} of {trace.drafted}"
         if any(not 0 < token < VOCABULARY for token in outcome.tokens[:-1]):
             return "a token that is none"
+        if any(t.logprob != self._logprob(t) for t in outcome.given):
+            return "a log-probability of the wrong model"
         return ""
+
+    def _logprob(self, token: Token) -> float | None:
+        """What the model that decided says of a token."""
+        if self.options.logprobs is None:
+            return None
+        small = token.source is Source.SMALL and self.options.mode is not Mode.EXACT
+        return log(token.confidence or 0.0) if small else log(0.5)

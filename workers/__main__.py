@@ -10,9 +10,11 @@ import sys
 from collections.abc import Sequence
 
 from bild_dist import log
-from bild_dist.config import WorkerConfig, worker_options
+from bild_dist.config import WorkerConfig
 from bild_dist.errors import BildError, ConfigError
 from bild_dist.model.base import Model
+from bild_dist.telemetry.spans import Spans
+from bild_dist.workers.options import worker_options
 
 
 def parser(prog: str) -> argparse.ArgumentParser:
@@ -32,8 +34,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "bild worker") -> int:
     values = vars(parser(prog).parse_args(argv))
     with_parent = values.pop("with_parent")
     try:
-        log.configure()
         config = WorkerConfig(**values)
+        log.configure(log.style_for(True, config.log), "info")
         asyncio.run(_run(config, with_parent=with_parent))
     except BildError as error:
         print(f"{prog}: {error}", file=sys.stderr)  # noqa: T201
@@ -44,7 +46,15 @@ def main(argv: Sequence[str] | None = None, prog: str = "bild worker") -> int:
 async def _run(config: WorkerConfig, *, with_parent: bool) -> None:
     from bild_dist.workers import lifecycle
 
-    await lifecycle.run(lambda: load(config), config.listen, config.slots, with_parent=with_parent)
+    spans = Spans.opened(config.traces, "bild-worker", **{"bild.model": config.model})
+    try:
+        await lifecycle.run(
+            lambda: load(config), config.listen, config.slots, with_parent=with_parent,
+            metrics=config.metrics, spans=spans,
+        )  # fmt: skip
+    finally:
+        if spans is not None:
+            spans.close()
 
 
 def load(config: WorkerConfig) -> Model:

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from bild_dist.errors import BildError, WorkerFault
 from bild_dist.model.base import Model, Pass
-from bild_dist.workers.turns import Command, Deliver, Turns
+from bild_dist.workers.turns import Command, Deliver, Readings, Turns
 
 
 class Engine:
@@ -78,6 +78,10 @@ class Engine:
     @property
     def open_slots(self) -> int:
         return 0 if self._turns is None else self._turns.open_slots
+
+    def readings(self) -> Readings:
+        """What it has done so far, for whoever reads the metrics."""
+        return Readings() if self._turns is None else self._turns.readings()
 
     # The thread.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import signal
@@ -16,14 +17,18 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 from typing import Self, cast
 
+from bild_dist import log
 from bild_dist.errors import BildError
 from bild_dist.messages import Info, Reply
 from bild_dist.model.base import Model
+from bild_dist.telemetry.spans import Spans
 from bild_dist.transport import serve
 from bild_dist.transport.base import Server
 from bild_dist.transport.serving import complaint
 from bild_dist.workers.engine import Engine
 from bild_dist.workers.service import Connection, Service
+from bild_dist.workers.telemetry import shown, traced
+from bild_dist.workers.turns import Readings
 
 
 class Worker:
@@ -37,10 +42,13 @@ class Worker:
         ConfigError: the model cannot be loaded or the address cannot be had.
     """
 
-    def __init__(self, load: Callable[[], Model], listen: str, slots: int) -> None:
+    def __init__(
+        self, load: Callable[[], Model], listen: str, slots: int, spans: Spans | None = None
+    ) -> None:
         self._load = load
         self._listen = listen
         self._slots = slots
+        self._spans = spans
         self._engine: Engine
         self._service: Service
         self._server: Server
@@ -58,10 +66,11 @@ class Worker:
         try:
             model = await asyncio.wrap_future(self._engine.ready)
             self.info = replace(
-                model.info, generation=secrets.token_hex(8), pid=os.getpid(), slots=self._slots
-            )
+                model.info, generation=secrets.token_hex(8), pid=os.getpid(), slots=self._slots,
+                cores=len(os.sched_getaffinity(0)),
+            )  # fmt: skip
             self._service = Service(model, self._engine, self.info)
-            self._server = await serve(self._listen, self._service.serve)
+            self._server = await serve(self._listen, traced(self._service.serve, self._spans))
         except BaseException:
             await asyncio.to_thread(self._engine.stop)
             raise
@@ -77,6 +86,10 @@ class Worker:
     def address(self) -> str:
         """Where it listens, with the port that the system chose."""
         return self._server.address
+
+    def readings(self) -> Readings:
+        """What its engine has done so far."""
+        return self._engine.readings()
 
     def check(self) -> None:
         """Raises what the engine failed with, if it has."""
@@ -95,22 +108,34 @@ class Worker:
         return error if isinstance(error, BildError) else None
 
 
-async def run(load: Callable[[], Model], listen: str, slots: int, *, with_parent: bool) -> None:
+async def run(
+    load: Callable[[], Model],
+    listen: str,
+    slots: int,
+    *,
+    with_parent: bool,
+    metrics: str = "",
+    spans: Spans | None = None,
+) -> None:
     """Runs a worker until a signal comes, its parent goes, or its engine fails.
 
-    `with_parent`: standard input is a pipe that the parent holds; its end is the parent's end.
+    `with_parent`: standard input is a pipe that the parent holds; its end is the parent's end. `metrics`: HOST:PORT of
+    its page, empty for none.
 
     Raises:
         ConfigError: as `Worker`.
         WorkerFault: the engine failed.
     """
-    worker = Worker(load, listen, slots)
+    worker = Worker(load, listen, slots, spans)
     if with_parent:
         await _watch_parent(worker.over)
-    async with worker:
+    async with worker, shown(metrics, worker) as page:
+        log.always(worker=worker.address, generation=worker.info.generation)
         # Before this a signal simply ends the process: a model that loads has nothing to tidy up.
         with _signals(worker.over):
-            print(f"ready {worker.address} {describe(worker.info)}", flush=True)  # noqa: T201
+            told = f"{describe(worker.info)} metrics={page}" if page else describe(worker.info)
+            print(f"ready {worker.address} {told}", flush=True)  # noqa: T201
+            logging.getLogger(__name__).info("ready", extra={"model": worker.info.model})
             await worker.over.wait()
             worker.check()
 

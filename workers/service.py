@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from bild_dist.errors import BildError, InvalidRequest, RemoteProtocolError, WorkerUnavailable
@@ -33,6 +34,7 @@ from bild_dist.messages import (
 )
 from bild_dist.model.base import Model
 from bild_dist.transport.base import Channel
+from bild_dist.transport.outbox import Outbox
 from bild_dist.transport.serving import complaint
 from bild_dist.workers.engine import Engine
 
@@ -51,10 +53,11 @@ class Connection:
     """One orchestrator. Owned by the task that serves it; compared by identity."""
 
     channel: Channel
-    outbox: asyncio.Queue[Message | None] = field(default_factory=asyncio.Queue)
-    """What the writer still has to send; None ends it."""
+    outbox: Outbox
+    heard: float
+    """When its last message came, time of the event loop, seconds."""
     written: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the writer has sent its last message."""
+    """Set when the last message has left."""
 
 
 class Service:
@@ -70,7 +73,8 @@ class Service:
         """Carries one connection to its end. A bad peer ends its own connection and nothing
         else.
         """
-        connection = Connection(channel)
+        heard = asyncio.get_running_loop().time()
+        connection = Connection(channel, Outbox(channel, _refused), heard)
         self._connections.add(connection)
         try:
             async with asyncio.TaskGroup() as group:
@@ -78,9 +82,9 @@ class Service:
                 try:
                     await self._read(connection)
                 except BildError as error:
-                    connection.outbox.put_nowait(complaint(error))
+                    connection.outbox.post(complaint(error))
                 finally:
-                    connection.outbox.put_nowait(None)
+                    connection.outbox.end()
         finally:
             self._connections.discard(connection)
             self._engine.disconnect(connection)
@@ -89,13 +93,13 @@ class Service:
     def deliver(self, connection: Connection, reply: Reply) -> None:
         """A reply of the engine. On the event loop."""
         if connection in self._connections:
-            connection.outbox.put_nowait(reply)
+            connection.outbox.post(reply)
 
     def tell(self, message: Bye | Failed) -> None:
         """Last words to every orchestrator."""
         for connection in self._connections:
-            connection.outbox.put_nowait(message)
-            connection.outbox.put_nowait(None)
+            connection.outbox.post(message)
+            connection.outbox.end()
 
     async def farewell(self, reason: str) -> None:
         """Says goodbye, and waits a moment until it was heard."""
@@ -107,29 +111,34 @@ class Service:
 
     async def _write(self, connection: Connection) -> None:
         try:
-            while (message := await connection.outbox.get()) is not None:
-                await connection.channel.send(message)
+            await connection.outbox.run()
         except WorkerUnavailable:
             pass  # the reader hears of it too, and ends the connection
         finally:
             connection.written.set()
 
     async def _read(self, connection: Connection) -> None:
-        channel = connection.channel
+        channel, loop = connection.channel, asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(SILENCE_S) as silence:
-                loop = asyncio.get_running_loop()
+            async with asyncio.timeout(SILENCE_S):
                 self._greet(connection, await channel.receive())
-                while True:
-                    message = await channel.receive()
-                    silence.reschedule(loop.time() + SILENCE_S)
-                    if isinstance(message, Bye):
-                        return
-                    self._take(connection, message)
+            connection.heard = loop.time()
+            channel.deliver_to(partial(self._hear, connection))
+            while connection.heard + SILENCE_S > loop.time():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(connection.heard + SILENCE_S):
+                        await channel.receive()  # tells of the end alone
+            raise TimeoutError
         except TimeoutError:
             raise RemoteProtocolError(f"nothing was heard for {SILENCE_S:g} s") from None
         except WorkerUnavailable:
             return
+
+    def _hear(self, connection: Connection, message: Message) -> None:
+        connection.heard = asyncio.get_running_loop().time()
+        if isinstance(message, Bye):
+            raise WorkerUnavailable("the orchestrator said goodbye")
+        self._take(connection, message)
 
     def _greet(self, connection: Connection, message: Message) -> None:
         if not isinstance(message, Hello):
@@ -139,12 +148,12 @@ class Service:
                 f"the orchestrator speaks version {message.protocol} of the protocol and this worker "
                 f"version {PROTOCOL}: install the same bild-dist on both hosts"
             )
-        connection.outbox.put_nowait(self._info)
+        connection.outbox.post(self._info)
 
     def _take(self, connection: Connection, message: Message) -> None:
         if isinstance(message, Ping):
             busy_ns, expected_ns = self._engine.busy()
-            connection.outbox.put_nowait(
+            connection.outbox.post(
                 Pong(
                     count=message.count,
                     progress=self._engine.progress,
@@ -156,7 +165,7 @@ class Service:
         elif isinstance(message, Open | Draft | Verify | Steer | Close | Encode):
             self._engine.submit(connection, message)
         elif isinstance(message, Fetch):
-            connection.outbox.put_nowait(self._fetch(message))
+            connection.outbox.post(self._fetch(message))
         else:
             raise RemoteProtocolError(f"a worker does not take {type(message).__name__}")
 
@@ -167,3 +176,8 @@ class Service:
             return replace(complaint(error), seq=message.seq)
         piece = data[message.offset : message.offset + CHUNK]
         return Chunk(seq=message.seq, total=len(data), data=piece)
+
+
+def _refused(message: Message, error: InvalidRequest) -> None:
+    # A worker's answers are bounded: one that no wire takes is a bug, and ends its connection.
+    raise error

@@ -1,41 +1,43 @@
-"""Whose pass is next: the requests of one worker, their slots, and what each still has to do.
+"""Whose passes are next: the requests of one worker, their slots, and what each still has to do.
 
-Requests take turns pass by pass, those whose draft only runs ahead behind all others; commands of
-one request run in their order, and a command of a newer epoch removes what is left of the older
-ones. Everything here is synchronous; the engine gives it a thread, the simulator a virtual clock.
+Requests take turns; as many of those whose turn it is as the model can take at once share a batch
+(`batcher.py`), needed work before drafts that only run ahead. Commands of one request run in their
+order, and a command of a newer epoch removes what is left of the older ones. Everything here is
+synchronous; the engine gives it a thread, the simulator a virtual clock.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
-from functools import partial
-from math import inf
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
 
-from bild_dist import shares
 from bild_dist.clock import now_ns
 from bild_dist.errors import BildError, InvalidRequest, Overloaded, RemoteProtocolError
-from bild_dist.kv.slots import Slot, SlotPool
+from bild_dist.kv.slots import SlotPool
 from bild_dist.messages import (
     Close,
     Draft,
+    Drafted,
     Encode,
     Failed,
     Open,
     Opened,
     Reply,
     Steer,
+    Verified,
     Verify,
 )
-from bild_dist.model.base import Choice, Model, Pass
+from bild_dist.model.base import Model, Pass
 from bild_dist.policy.outlook import Draughtsman
-from bild_dist.workers.jobs import Meter, Steps, draft, prefill, verify
+from bild_dist.workers.batcher import Wanted, together
+from bild_dist.workers.device import Clock, Device
+from bild_dist.workers.jobs import BESIDE_CHUNK, PREFILL_CHUNK, Meter, draft, prefill, verify
+from bild_dist.workers.work import Job, Owner, Work, check_open
 
 Command: TypeAlias = Open | Draft | Verify | Steer | Close | Encode
 Deliver: TypeAlias = Callable[[Hashable, Reply], None]
-Clock: TypeAlias = Callable[[], int]
 
 WAITING_LIMIT: Final = 1024
 """Requests that may wait for a slot before the next one is refused."""
@@ -43,39 +45,22 @@ WAITING_LIMIT: Final = 1024
 JOBS_LIMIT: Final = 16
 """Commands of one request that may wait; a proper peer has two or three."""
 
-_END: Final[Any] = object()
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readings:
+    """What an engine has done so far, and what it holds now. Counts only grow.
 
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """A request: its number is its connection's own, so the pair names it."""
+    `served` are the requests in those passes, one for each pass that they had part in; `fed` the
+    tokens. `spent_ns` is the time of the passes, not that of their requests.
+    """
 
-    connection: Hashable
-    session: int
-
-
-@dataclass(slots=True)
-class Job:
-    """One command at work. Owned by the engine thread."""
-
-    command: Open | Draft | Verify
-    steps: Steps
-
-
-@dataclass(slots=True)
-class Work:
-    """What an open request still has to do, in order. Owned by the engine thread."""
-
-    slot: Slot
-    meter: Meter
-    optional: bool
-    """Whether its slot may be taken back for a request that needs one."""
-    jobs: deque[Job] = field(default_factory=deque)
-
-    @property
-    def needed(self) -> bool:
-        """Whether somebody waits for what it does next."""
-        return self.slot.needed or not isinstance(self.jobs[0].command, Draft)
+    passes: int = 0
+    served: int = 0
+    fed: int = 0
+    spent_ns: int = 0
+    open_slots: int = 0
+    waiting: int = 0
+    kv_tokens: int = 0
 
 
 class Turns:
@@ -87,25 +72,38 @@ class Turns:
     def __init__(self, model: Model, slots: int, deliver: Deliver, clock: Clock = now_ns) -> None:
         self._model = model
         self._info = model.info
+        self._device = Device(model, clock)
         self._pool = SlotPool(slots)
         self._deliver = deliver
         self._clock = clock
         self._work: dict[Owner, Work] = {}
         self._turns: deque[Owner] = deque()
         self._waiting: dict[Owner, Open] = {}
-        self._started_ns = 0
-        self._length = 0
-        self._usual_ns: dict[int, int] = {}
-        self.passes = 0
-        """Passes so far."""
 
     @property
     def idle(self) -> bool:
         return not self._turns
 
     @property
+    def passes(self) -> int:
+        """Passes so far, each batch counted once."""
+        return self._device.passes
+
+    @property
     def open_slots(self) -> int:
         return self._pool.open_count
+
+    def readings(self) -> Readings:
+        """Safe to call from other threads."""
+        return Readings(
+            passes=self.passes,
+            served=self._device.served,
+            fed=self._device.fed,
+            spent_ns=self._device.total_ns,
+            open_slots=self._pool.open_count,
+            waiting=len(self._waiting),
+            kv_tokens=self._pool.held,
+        )
 
     def check(self) -> None:
         """Raises RuntimeError if the slots' books do not balance."""
@@ -115,10 +113,7 @@ class Turns:
         """How long the present pass has run, and how long its like usually take; 0 for nothing or
         unknown. Safe to read from other threads.
         """
-        started = self._started_ns
-        if started == 0:
-            return 0, 0
-        return self._clock() - started, self._usual_ns.get(_bucket(self._length), 0)
+        return self._device.busy()
 
     def take(self, connection: Hashable, command: Command) -> None:
         """A command has arrived."""
@@ -162,7 +157,7 @@ class Turns:
 
     def _grant(self, owner: Owner, command: Open) -> None:
         try:
-            self._check_open(command)
+            check_open(command, self._info)
         except InvalidRequest as error:
             self._fail(owner.connection, command, error)
             return
@@ -172,31 +167,14 @@ class Turns:
         opened = Opened(session=command.session, epoch=command.epoch, seq=command.seq)
         slot.answers.append(opened)
         self._deliver(owner.connection, opened)
-        run = partial(self._run, work)
-        work.jobs.append(Job(command, prefill(self._model, slot, command, run, work.meter)))
+        steps = prefill(self._model, slot, command, self._room, work.meter)
+        work.jobs.append(Job(command, steps))
         self._turns.append(owner)
 
-    def _check_open(self, command: Open) -> None:
-        info, rules = self._info, command.rules
-        for name, ids in (("prompt", command.ids), ("source", command.source)):
-            if not all(0 <= token < info.rules.vocabulary for token in ids):
-                raise InvalidRequest(f"the {name} has ids outside the vocabulary of {info.model}")
-        if not 0 < rules.repetition_penalty < inf:
-            raise InvalidRequest(
-                f"repetition_penalty = {rules.repetition_penalty} must be a number above 0"
-            )
-        shares.check(rules)
-        if not 0 < rules.vocabulary <= info.rules.vocabulary:
-            raise InvalidRequest(f"{info.model} has {info.rules.vocabulary} token ids")
-        if not 0 < len(command.ids) == rules.begin < rules.limit <= info.max_length:
-            raise InvalidRequest(
-                f"{len(command.ids)} prompt ids and a limit of {rules.limit} do not fit the "
-                f"{info.max_length} positions of {info.model}"
-            )
-        if bool(command.source) != (info.max_source > 0) or len(command.source) > info.max_source:
-            raise InvalidRequest(
-                f"{info.model} takes up to {info.max_source} ids to encode, not {len(command.source)}"
-            )
+    def _room(self) -> int:
+        """Tokens of a prompt that one pass may feed now."""
+        alone = self._device.batching == "single" or len(self._turns) == 1
+        return PREFILL_CHUNK if alone else BESIDE_CHUNK
 
     def _enqueue(self, owner: Owner, command: Draft | Verify) -> None:
         work = self._work.get(owner)
@@ -218,13 +196,12 @@ class Turns:
         slot.seq = command.seq
         slot.needed = not isinstance(command, Draft) or Draughtsman(command.outlook).needed
         slot.answers.clear()
-        run = partial(self._run, work)
         if not work.jobs:
             work.meter.since_ns = self._clock()
         steps = (
-            draft(slot, command, run, work.meter)
+            draft(slot, command, work.meter)
             if isinstance(command, Draft)
-            else verify(slot, command, run, work.meter)
+            else verify(slot, command, work.meter)
         )
         work.jobs.append(Job(command, steps))
         if owner not in self._turns:
@@ -239,7 +216,7 @@ class Turns:
     def _renew(self, owner: Owner, work: Work, epoch: int) -> None:
         """Ends what is left of older epochs, but for the prefill."""
         if epoch > work.slot.epoch:
-            work.jobs = deque(job for job in work.jobs if isinstance(job.command, Open))
+            work.keep(job for job in work.jobs if isinstance(job.command, Open))
             work.slot.epoch = epoch
             if not work.jobs and owner in self._turns:
                 self._turns.remove(owner)
@@ -277,51 +254,91 @@ class Turns:
         self._deliver(connection, _failed(command.session, command.epoch, command.seq, error))
 
     def step(self) -> None:
-        """One pass for the request whose turn it is."""
-        if not self._turns:
+        """One batch for the requests whose turn it is: a pass for each, or one encoder for one."""
+        order: Sequence[Owner] = self._turns
+        if not order:
             return
-        owner = next((o for o in self._turns if self._work[o].needed), self._turns[0])
-        self._turns.remove(owner)
+        first = next((owner for owner in order if self._work[owner].needed), order[0])
+        if self._work[first].opening:
+            self._encode_source(first)
+            return
+        if self._device.batching == "single":
+            order = [first]
+        wanted = {
+            owner: task
+            for owner in tuple(order)
+            if not self._work[owner].opening and (task := self._wanted(owner)) is not None
+        }
+        line = [
+            Wanted(len(task.ids) - task.at, self._work[owner].needed, task.rows == 0)
+            for owner, task in wanted.items()
+        ]
+        owners = tuple(wanted)
+        self._serve([owners[number] for number in together(line, self._device.batching)])
+
+    def _encode_source(self, owner: Owner) -> None:
+        """Opens the model's slot. An encoder runs for one request at a time, between two batches."""
         work = self._work[owner]
-        job = work.jobs[0]
+        self._turns.remove(owner)
+        work.opening = False
         try:
-            reply = next(job.steps, _END)
-        except (InvalidRequest, RemoteProtocolError) as error:
-            self._fail(owner.connection, job.command, error)
-            work.jobs.clear()
-            if isinstance(job.command, Open):
-                # The model holds nothing for this slot, or what the request before it left there.
-                self._close(owner)
-            return
-        if reply is _END:
-            work.jobs.popleft()
-        elif reply is not None:
-            work.slot.answers.append(reply)
-            self._deliver(owner.connection, reply)
-        if work.jobs:
+            next(work.jobs[0].steps)
+        except InvalidRequest as error:
+            self._drop(owner, work, error)
+        else:
             self._turns.append(owner)
 
-    def _run(self, work: Work, task: Pass) -> list[Choice]:
-        length = len(task.ids) - task.at
-        self._length, self._started_ns = length, self._clock()
-        try:
-            choices = self._model.forward(task)
-            spent_ns = self._clock() - self._started_ns
-        finally:
-            self._started_ns = 0
-        self.passes += 1
-        usual_ns = self._usual_ns.get(_bucket(length), spent_ns)
-        self._usual_ns[_bucket(length)] = usual_ns + (spent_ns - usual_ns) // 8
-        work.meter.compute_ns += spent_ns
-        work.meter.passes += 1
-        return choices
+    def _wanted(self, owner: Owner) -> Pass | None:
+        """The pass that a request needs next; None where it has nothing left to do, or fails."""
+        work = self._work[owner]
+        while work.jobs:
+            job = work.jobs[0]
+            if job.asked is not None:
+                return job.asked
+            try:
+                asked = next(job.steps, None)
+            except RemoteProtocolError as error:
+                self._turns.remove(owner)
+                self._drop(owner, work, error)
+                return None
+            if isinstance(asked, Pass):
+                job.asked = asked
+            else:
+                work.jobs.popleft()
+        self._turns.remove(owner)
+        return None
+
+    def _serve(self, owners: Sequence[Owner]) -> None:
+        """Runs one pass for each of some requests, as one batch."""
+        tasks = [task for owner in owners if (task := self._work[owner].jobs[0].asked) is not None]
+        if not tasks:
+            return
+        for owner, found in zip(owners, self._device.run(tasks), strict=True):
+            work = self._work[owner]
+            job = work.jobs[0]
+            work.meter.compute_ns += self._device.spent_ns
+            work.meter.passes += 1
+            self._turns.remove(owner)
+            if isinstance(found, InvalidRequest):
+                self._drop(owner, work, found)
+                continue
+            job.asked = None
+            reply = job.steps.send(found)
+            if isinstance(reply, Drafted | Verified):
+                work.slot.answers.append(reply)
+                self._deliver(owner.connection, reply)
+            self._turns.append(owner)
+
+    def _drop(self, owner: Owner, work: Work, error: InvalidRequest | RemoteProtocolError) -> None:
+        """Ends all that a request was about to do, because some of it cannot be done."""
+        command = work.jobs[0].command
+        self._fail(owner.connection, command, error)
+        work.keep(())
+        if isinstance(command, Open):
+            # The model holds nothing for this slot, or what the request before it left there.
+            self._close(owner)
 
 
 def _failed(session: int, epoch: int, seq: int, error: BildError) -> Failed:
     name, text = type(error).__name__, str(error)
     return Failed(session=session, epoch=epoch, seq=seq, error=name, message=text)
-
-
-def _bucket(length: int) -> int:
-    """Passes of about the same length: powers of two."""
-    return length.bit_length()

@@ -34,17 +34,19 @@ class LayerShape:
 class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """One layer of one slot. Owned by its SlotCache.
 
-    Shapes: `keys` and `values` are views 1HLD into the store; rows from `length` on are garbage.
+    Shapes: `keys` and `values` are views 1HLD into the store, `all_keys` and `all_values`, SHLD, at
+    `index`; rows from `length` on are garbage.
     """
 
     is_sliding = False
     is_compileable = False
     is_croppable = True
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+    def __init__(self, all_keys: torch.Tensor, all_values: torch.Tensor, index: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.keys: torch.Tensor = keys
-        self.values: torch.Tensor = values
+        self.all_keys, self.all_values, self.index = all_keys, all_values, index
+        self.keys: torch.Tensor = all_keys[index : index + 1]
+        self.values: torch.Tensor = all_values[index : index + 1]
         self.is_initialized = True
         self.length = 0
 
@@ -81,7 +83,7 @@ class SlotCache(Cache):
 
     def __init__(self, layers: list[SlotLayer], max_length: int) -> None:
         super().__init__(layers=[*layers])
-        self._slot_layers = layers
+        self.slot_layers = layers
         self.stored: Callable[[], None] | None = None
         """Called when a layer has stored what it keeps of a pass; whoever sets it takes it back."""
         self._max_length = max_length
@@ -89,7 +91,7 @@ class SlotCache(Cache):
     @property
     def length(self) -> int:
         """Tokens whose keys and values are there."""
-        return self._slot_layers[-1].length
+        return self.slot_layers[-1].length
 
     def rewind(self, at: int, count: int) -> None:
         """Lets the next pass write `count` tokens behind the first `at`. O(1): nothing is copied or
@@ -99,7 +101,7 @@ class SlotCache(Cache):
             raise ValueError(f"cannot build on {at} tokens: the slot holds {self.length}")
         if at + count > self._max_length:
             raise ValueError(f"{at + count} tokens do not fit a slot of {self._max_length}")
-        for layer in self._slot_layers:
+        for layer in self.slot_layers:
             layer.length = at
 
     def update(
@@ -110,7 +112,7 @@ class SlotCache(Cache):
         *args: Any,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        result = self._slot_layers[layer_idx].update(key_states, value_states)
+        result = self.slot_layers[layer_idx].update(key_states, value_states)
         if self.stored is not None:
             self.stored()
         return result
@@ -135,7 +137,7 @@ class SlotStore:
         pairs = [(empty(shape, shape.key_size), empty(shape, shape.value_size)) for shape in shapes]
         self._caches = [
             SlotCache(
-                [SlotLayer(keys[i : i + 1], values[i : i + 1]) for keys, values in pairs],
+                [SlotLayer(keys, values, i) for keys, values in pairs],
                 max_length,
             )
             for i in range(slots)

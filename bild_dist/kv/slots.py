@@ -64,6 +64,11 @@ class SlotPool:
         return len(self._open)
 
     @property
+    def held(self) -> int:
+        """Ids under the KV caches of all open slots. Safe to read from other threads."""
+        return sum(len(slot.prefix) for slot in list(self._open.values()))
+
+    @property
     def has_room(self) -> bool:
         return bool(self._free)
 

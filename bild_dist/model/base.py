@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import exp
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+from bild_dist.errors import InvalidRequest
+from bild_dist.logprobs import Logprob, of
 from bild_dist.messages import Encoded, Info, Rules
 from bild_dist.sampling import law, settle
 from bild_dist.shares import Shares, apart, drawn, law_row, sketch, sureness
@@ -56,6 +58,8 @@ class Choice:
     """The next best draws, best first, as many as were asked for."""
     shares: bytes = b""
     """A row of `shares.py`, where that was asked for."""
+    logprob: Logprob | None = None
+    """Of `token`, where the slot's rules ask for it."""
 
 
 def compared(
@@ -67,7 +71,7 @@ def compared(
     """
     seen = work.against[row] if row < len(work.against) else None
     plain = rules.confidence in (Confidence.MAX, Confidence.PRODUCT)
-    if plain and not work.shares and seen is None:
+    if plain and not work.shares and seen is None and rules.logprobs is None:
         return choice
     here = logs()[: rules.vocabulary]
     chances = [exp(p) for p in here]
@@ -83,6 +87,8 @@ def compared(
         changes["token"] = settle(here, rules, index, work.judge[row], small)
     elif seen is not None:
         changes["distance"] = apart(rules.distance, seen.values, [chances[t] for t in seen.ids])
+    if rules.logprobs is not None:
+        changes["logprob"] = of(here, changes.get("token", choice.token), rules)
     return replace(choice, **changes)
 
 
@@ -118,4 +124,17 @@ class Model(Protocol):
 
     def forward(self, work: Pass) -> list[Choice]:
         """Runs one pass; returns one Choice for each wanted row."""
+        ...
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """A model that can run passes of several slots as one. What may go together its `info.batching`
+    says.
+    """
+
+    def forward_batch(self, works: Sequence[Pass]) -> list[list[Choice] | InvalidRequest]:
+        """Runs passes of different slots; for each what `forward` would give or raise, but for
+        rounding.
+        """
         ...

@@ -54,6 +54,8 @@ class CalmModel(HfModel):
     ) -> None:
         # What has no modules cannot leave them.
         super().__init__(model, info, tokens, plain=False)
+        # Each text leaves its layers where it likes.
+        self._info = replace(self._info, batching="single")
         self._wanted = wanted
         self._decay = decay
         self._rules: dict[int, Rules] = {}

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from transformers.utils import logging as _logging
 
 _LOGGING: Any = _logging
@@ -32,6 +33,13 @@ def quiet() -> Iterator[None]:
         _LOGGING.set_verbosity(level)
         if bars:
             _LOGGING.enable_progress_bar()
+
+
+def no_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory. On a CPU torch has a plain RuntimeError for it."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def first_line(error: BaseException) -> str:

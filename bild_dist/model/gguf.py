@@ -1,7 +1,7 @@
 """A GGUF file, turned once into a folder that starts fast.
 
 Reading a GGUF takes transformers many seconds, a folder of safetensors one. The folder lies in the
-user's cache, `$XDG_CACHE_HOME/bild-dist/models/NAME-FINGERPRINT`, appears at once or not at all,
+user's cache, `$XDG_CACHE_HOME/bild-dist/models/NAME-FORMAT-FINGERPRINT`, appears at once or not at all,
 and is made by one process while others wait.
 """
 
@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
 from bild_dist.errors import ConfigError
+from bild_dist.model.contents import cache_home, fingerprint
 from bild_dist.model.foreign import first_line, quiet
 
-_FORMAT: Final = b"1"
+_FORMAT: Final = 2
 """Changes when the folder's contents do."""
-_SAMPLES: Final = 64
-_SAMPLE: Final = 64 * 1024
 
 
 def converted(file: Path) -> Path:
@@ -33,7 +30,7 @@ def converted(file: Path) -> Path:
     Raises:
         ConfigError: the file cannot be read, or the cache cannot be written.
     """
-    folder = cache_folder() / f"{file.stem}-{fingerprint(file)}"
+    folder = cache_folder() / f"{file.stem}-{_FORMAT}-{fingerprint(file)}"
     if folder.is_dir():
         return folder
     try:
@@ -51,19 +48,7 @@ def converted(file: Path) -> Path:
 
 def cache_folder() -> Path:
     """Where converted models lie."""
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "bild-dist" / "models"
-
-
-def fingerprint(file: Path) -> str:
-    """A name for the file's contents, from evenly spread samples: the same cost for any size."""
-    size = file.stat().st_size
-    digest = sha256(_FORMAT + str(size).encode())
-    with file.open("rb") as stream:
-        for i in range(_SAMPLES):
-            stream.seek(i * max(size - _SAMPLE, 0) // (_SAMPLES - 1))
-            digest.update(stream.read(_SAMPLE))
-    return digest.hexdigest()[:16]
+    return cache_home() / "models"
 
 
 @contextmanager

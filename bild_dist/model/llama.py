@@ -1,18 +1,18 @@
-"""Decoder-only models of Llama's kind as plain operations over one slot.
+"""Decoder-only models of Llama's kind as plain operations over slots.
 
 Llama, Mistral, Qwen2 and Qwen3 differ in biases and in a norm of queries and keys. Each layer is some
 twenty-five operations: queries, keys and values come of one matrix and are turned together by a
 table of angles; heads that share keys are rows of one product, so that no key is copied; few rows are
 attended to by two products and a softmax, many by torch's own attention; and the last layer goes on
 with those positions only that somebody asked for. Same numbers up to rounding: a model compares the
-two at start-up (`startup.py`).
+two at start-up (`startup.py`). Texts that share a pass share its matrices, which read their weights once
+for all of them, and look each at its own keys.
 
 Measured on SmolLM2-135M, one thread of an AMD EPYC beside a busy core, float32, torch 2.13, time of the
 thread, medians, packed modules as they were before in brackets: one, four and eight tokens behind 100
-take 43, 41 and 58 ms (66, 58, 78), of which the matrices are nine tenths; with its first four layers 12,
-13 and 16 ms (17, 18, 21); with a short head too 9 to 10, 10 to 11 and 13 to 14 ms (11 to 15, 11 to 15,
-14 to 18). A prompt of 200 takes 495 ms (537), with four layers 54 (72). An operation less in each layer is
-worth less than a hundredth.
+take 43, 41 and 58 ms (66, 58, 78), of which the matrices are nine tenths. A prompt of 200 takes 495 ms
+(537), with the first four layers alone 54 (72). An operation less in each layer is worth less than a
+hundredth. docs/alignment.md has what a draft of four layers takes.
 
 Shapes: Q ids fed, R of them read, L ids with keys, H heads, K of them with keys, D head size, W width,
 V vocabulary.
@@ -27,8 +27,18 @@ from typing import Any, Final, Self
 import torch
 from torch.nn.functional import embedding, scaled_dot_product_attention
 
-from bild_dist.kv.cache import SlotCache
-from bild_dist.model.parts import Joined, Norm, Rows, Source, joinable, matrices
+from bild_dist.model.parts import (
+    Fed,
+    Joined,
+    Norm,
+    Rows,
+    Source,
+    cut,
+    joinable,
+    last,
+    matrices,
+    stacked,
+)
 
 _FAMILIES: Final = (
     "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM",
@@ -98,44 +108,59 @@ class LlamaDecoder:
         """Nothing: there is no source."""
         return ()
 
-    def logits(
-        self,
-        ids: torch.Tensor,
-        at: int,
-        cache: SlotCache,
-        source: Source,
-        rows: int,
-    ) -> torch.Tensor:
-        count, heads, size, inner = len(ids), self._heads, self._size, self._inner
-        end, final = at + count, len(self._layers) - 1
-        turned, half = heads + self._keyed, self._size // 2
-        near, far = self._turns(at, end)
-        mask = self._mask(count, end)
-        states = embedding(ids, self._embed)[:, None]
+    def logits(self, texts: Sequence[Fed]) -> Sequence[torch.Tensor]:
+        counts, read = [len(text.ids) for text in texts], [text.rows for text in texts]
+        total, size, inner = sum(counts), self._size, self._inner
+        turned, half, final = self._heads + self._keyed, self._size // 2, len(self._layers) - 1
+        ends = [text.at + count for text, count in zip(texts, counts, strict=True)]
+        turns = [self._turns(text.at, end) for text, end in zip(texts, ends, strict=True)]
+        near, far = (stacked(parts) for parts in zip(*turns, strict=True))
+        masks = [self._mask(count, end) for count, end in zip(counts, ends, strict=True)]
+        states = embedding(stacked([text.ids for text in texts]), self._embed)[:, None]
         for number, layer in enumerate(self._layers):
-            joined = layer.joined.run(layer.norms[0](states)).view(count, -1, size)
-            asked = joined[:, :turned]
+            made = layer.joined.run(layer.norms[0](states)).view(total, -1, size)
+            asked = made[:, :turned]
             if layer.even is not None:
                 norm, weights = layer.even
-                asked = norm(asked.reshape(-1, 1, size)).view(count, -1, size) * weights
+                asked = norm(asked.reshape(-1, 1, size)).view(total, -1, size) * weights
             asked = torch.addcmul(asked * near, asked.roll(half, -1), far)
-            keys, values = cache.update(
-                asked[:, heads:].transpose(0, 1)[None], joined[:, turned:].transpose(0, 1)[None], number
-            )  # fmt: skip
-            queries = asked[:, :heads]
-            if number == final and rows < count:
+            if number == final and sum(read) < total:
                 # Nobody reads what the last layer gives at the other positions.
-                if rows == 0:
-                    break
-                queries, states = queries[count - rows :], states[count - rows :]
-                mask = self._mask(rows, end)
-            states = states + layer.out.run(self._attended(queries, keys, values, mask))
+                states = last(states, counts, read)
+                masks = [self._mask(rows, end) for rows, end in zip(read, ends, strict=True)]
+            found = self._looked(texts, cut(asked, counts), cut(made, counts), masks, number)
+            if not found:
+                return [states[:0, 0] for _ in texts]
+            states = states + layer.out.run(stacked(found))
             gates = layer.opened.run(layer.norms[1](states))
             states = states + layer.closed.run(layer.act(gates[..., :inner]) * gates[..., inner:])
-        if rows == 0:
-            return states[:0, 0]
-        found: torch.Tensor = self._model.lm_head(self._last(states))
-        return found[:, 0]
+        logits: torch.Tensor = self._model.lm_head(self._last(states))
+        return cut(logits[:, 0], read)
+
+    def _looked(
+        self,
+        texts: Sequence[Fed],
+        asked: Sequence[torch.Tensor],
+        made: Sequence[torch.Tensor],
+        masks: Sequence[torch.Tensor | None],
+        number: int,
+    ) -> list[torch.Tensor]:
+        """One layer's attention, each text over its own keys; in the last layer nothing of the texts of
+        which no row is read. Shapes: `asked` QH+KD, `made` as `_Layer.joined` gives it, QHD in all.
+        """
+        found, heads, turned = [], self._heads, self._heads + self._keyed
+        final = number == len(self._layers) - 1
+        for text, own, other, mask in zip(texts, asked, made, masks, strict=True):
+            keys, values = text.cache.update(
+                own[:, heads:].transpose(0, 1)[None], other[:, turned:].transpose(0, 1)[None], number
+            )  # fmt: skip
+            queries = own[:, :heads]
+            if final and text.rows < len(queries):
+                if text.rows == 0:
+                    continue
+                queries = queries[len(queries) - text.rows :]
+            found.append(self._attended(queries, keys, values, mask))
+        return found
 
     def _attended(
         self,

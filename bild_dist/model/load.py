@@ -52,8 +52,7 @@ def load(config: WorkerConfig) -> HfModel:
     layers = own.layers if own is not None else config.exit_layer
     layers = layers or (EXIT_LAYER if config.model == DEFAULT_SMALL else 0)
     checkpoint.cut(plan, text, layers, encdec)
-    length = _length(config, text)
-    _check_layers(config.model, text, config.max_length, length)
+    length = length_of(config.model, text, config.max_length)
     model = checkpoint.weights_of(
         folder, plan, config.model, checkpoint.DTYPES[config.dtype], trust_remote_code=trusted
     )
@@ -106,10 +105,6 @@ def _positions(text: Any) -> int | None:
     return None
 
 
-def _length(config: WorkerConfig, text: Any) -> int:
-    return min(_positions(text) or config.max_length, config.max_length)
-
-
 def _uncuttable(name: str, what: str) -> ConfigError:
     return ConfigError(
         f"{name} has {what}, whose state cannot be cut back to an earlier token: take a model "
@@ -117,8 +112,14 @@ def _uncuttable(name: str, what: str) -> ConfigError:
     )
 
 
-def _check_layers(name: str, text: Any, asked: int, length: int) -> None:
-    """Refuses layers that forget, unless no text gets long enough for them to."""
+def length_of(name: str, text: Any, asked: int) -> int:
+    """How many tokens a text of a model may have, at most as many as asked for. `text`: the config of its
+    decoder.
+
+    Raises:
+        ConfigError: it has layers that forget, or positions that change, within that length.
+    """
+    length = min(_positions(text) or asked, asked)
     for layer in DynamicCache(config=text).layers:
         window = getattr(layer, "sliding_window", None)
         kind = type(layer).__name__
@@ -131,6 +132,27 @@ def _check_layers(name: str, text: Any, asked: int, length: int) -> None:
         elif kind != "DynamicLayer":
             kinds = sorted(set(getattr(text, "layer_types", None) or [kind]) - {"full_attention"})
             raise _uncuttable(name, f"{' and '.join(kinds)} layers")
+    switch = _switch(text)
+    if switch is not None and length > switch:
+        # One pass turns all its ids by one set: earlier keys keep the other, as the passes happened to be cut.
+        raise ConfigError(
+            f"{name} turns its positions otherwise from token {switch + 1} on (longrope), and what was written before "
+            f"would depend on the passes: start it with --max-length {switch} or less (it is {asked})"
+        )
+    return length
+
+
+def _switch(text: Any) -> int | None:
+    """Behind how many tokens a model's rotary positions change to another set; None where they never do."""
+    said = getattr(text, "rope_parameters", None) or {}
+    # One for all layers, or one for each kind of them.
+    each = [said, *(value for value in said.values() if isinstance(value, dict))]
+    found = [
+        int(one["original_max_position_embeddings"])
+        for one in each
+        if one.get("rope_type") == "longrope"
+    ]
+    return min(found, default=None)
 
 
 def _tokens(folder: Path, config: WorkerConfig, plan: Any) -> tokenizer.Tokens:

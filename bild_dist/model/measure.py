@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from bild_dist.logprobs import Logprob
 from bild_dist.messages import Rules
 from bild_dist.model.draw import Draw, gumbel, ranked
 from bild_dist.sampling import INSTEAD, accepted, stream
@@ -26,6 +27,8 @@ class Measures:
         self._rules = rules
         self._draw = draw
         self._drawn = drawn(rules)
+        self.tells = rules.logprobs is not None
+        """Whether log-probabilities are asked for."""
 
     def sureness(self, logits: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
         """How sure each row is. Shapes: `logits` RV, `total` their logsumexp, R; result R."""
@@ -37,6 +40,24 @@ class Measures:
             nats: torch.Tensor = torch.special.entr(chances).sum(-1)
             return nats.neg().exp()
         return (logits.amax(-1) - total).exp()
+
+    def logprobs(
+        self, logits: torch.Tensor, total: torch.Tensor, tokens: Sequence[int]
+    ) -> list[Logprob]:
+        """What the rules want told of each row and its token. Shapes: `logits` RV, `total` their
+        logsumexp, R; `tokens` R.
+        """
+        ids = torch.tensor(tokens, device=logits.device)[:, None]
+        if self._rules.logprobs:
+            best = _likeliest(logits[:, : self._rules.vocabulary], self._rules.logprobs)
+            ids = torch.cat((ids, best), -1)
+        # Rounding may leave a certain token a little more than 1.
+        nats = (logits.gather(-1, ids) - total[:, None]).clamp_(max=0)
+        # Ids are exact in float64; one transfer brings everything back.
+        told = torch.stack((ids.double(), nats.double()), -1).tolist()
+        return [
+            Logprob(own, tuple((int(token), p) for token, p in best)) for (_, own), *best in told
+        ]
 
     def rows(self, logits: torch.Tensor) -> list[bytes]:
         """What the other worker must see of each row. Shapes: `logits` RV."""
@@ -94,6 +115,19 @@ class Measures:
             settled.append(int((left.log() + noise).argmax()))
             break
         return settled
+
+
+def _likeliest(logits: torch.Tensor, count: int) -> torch.Tensor:
+    """As `ranked`, without an integer for each id: 0.8 instead of 4.8 ms for eight rows of 49,152 ids
+    on one CPU thread.
+    """
+    values, ids = logits.topk(min(count, logits.shape[1]), -1)
+    if int((logits >= values[:, -1:]).sum()) > ids.numel():
+        # Equal ones on both sides of the edge: which of them came is anybody's guess.
+        return ranked(logits, count)
+    ids = ids.sort(-1).values
+    order = logits.gather(-1, ids).sort(dim=-1, descending=True, stable=True).indices
+    return ids.gather(-1, order)
 
 
 def _whole(logits: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What plain decoders are made of: matrices that were joined, and the norm.
+"""What plain decoders are made of: matrices that were joined, and the norm; and what they are fed.
 
 A call of a matrix costs some 2 us plain and 13 us packed (`packed.py`) besides the reading of its
 weights, so layers over the same rows become one. And a norm as torch has it is seven operations;
@@ -11,6 +11,7 @@ eight 6.5 instead of 11, of a thousand 190 instead of 230.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -18,12 +19,44 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
+from bild_dist.kv.cache import SlotCache
 from bild_dist.model.packed import SMALLEST, PackedLinear, turned
 
 Rows: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 """From rows to as many others."""
 Source: TypeAlias = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """What each layer keeps of an encoded source; nothing where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """What one text feeds to a pass, which several may share.
+
+    `ids`: follow the first `at`, whose keys and values lie in `cache`. `rows`: how many of the last
+    of them are read. Shapes: `ids` Q.
+    """
+
+    ids: torch.Tensor
+    at: int
+    cache: SlotCache
+    source: Source
+    rows: int
+
+
+def stacked(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Tensors one behind the other; one by itself as it is."""
+    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts))
+
+
+def cut(rows: torch.Tensor, counts: Sequence[int], dim: int = 0) -> Sequence[torch.Tensor]:
+    """The first rows, the next ones and so on, of each so many: views."""
+    return (rows,) if len(counts) == 1 else rows.split_with_sizes(list(counts), dim)
+
+
+def last(states: torch.Tensor, counts: Sequence[int], read: Sequence[int]) -> torch.Tensor:
+    """The last rows of each text, so many as are read of it. Shapes: N1W to R1W."""
+    parts = zip(cut(states, counts), counts, read, strict=True)
+    return stacked([part[count - rows :] for part, count, rows in parts])
 
 
 class Joined:

@@ -21,10 +21,12 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from bild_dist.errors import WorkerFault
+from bild_dist.kv.batch import BatchCache, Layout
 from bild_dist.kv.cache import SlotCache, with_source
 from bild_dist.model.foreign import first_line
-from bild_dist.model.parts import Source
+from bild_dist.model.parts import Fed, Source
 from bild_dist.model.plain import PlainDecoder
+from bild_dist.model.together import RowPositions, answered
 
 
 @dataclass(slots=True)
@@ -37,6 +39,18 @@ class Text:
     """Keys of the text and of its source, as the modules take them."""
     far: Source = ()
     """The source as plain operations take it."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Line:
+    """What one text feeds to a batch: `ids[at:]`, behind the first `at` that its slot was rewound to.
+    The last `rows` of them are read.
+    """
+
+    text: Text
+    ids: Sequence[int]
+    at: int
+    rows: int
 
 
 class Passes:
@@ -52,6 +66,8 @@ class Passes:
         self._keeps = "logits_to_keep" in names
         self._nothing = torch.empty(0, dtype=torch.long, device=model.device)
         self._pads = _PadPositions.of(model)
+        by_ids = self._pads is not None
+        self._row_positions = RowPositions.of(model, by_ids=by_ids) if encdec else None
 
     def open(self, cache: SlotCache, source: Sequence[int]) -> Text:
         """Makes a text that begins with the next pass; encodes its source if the model takes one.
@@ -73,7 +89,8 @@ class Passes:
         and `places` 1Q; result RV.
         """
         if self.plain is not None:
-            return self.plain.logits(ids[0], text.cache.length, text.cache, text.far, rows)
+            fed = Fed(ids[0], text.cache.length, text.cache, text.far, rows)
+            return self.plain.logits([fed])[0]
         cache = text.cache if text.both is None else text.both
         return self.modules(ids, places, cache, text.source, rows)
 
@@ -93,6 +110,53 @@ class Passes:
             arguments["logits_to_keep"] = rows or self._nothing
         logits: torch.Tensor = self.model(**arguments).logits
         return logits[0, logits.shape[1] - rows :]
+
+    def together(self, lines: Sequence[Line]) -> Sequence[torch.Tensor]:
+        """Logits of several texts, each in a slot of its own, in one batch. Shapes: RV each."""
+        if self.plain is not None:
+            counts = [len(line.ids) - line.at for line in lines]
+            whole = torch.tensor([token for line in lines for token in line.ids[line.at :]])
+            parts = zip(whole.split_with_sizes(counts), lines, strict=True)
+            return self.plain.logits(
+                [Fed(ids, n.at, n.text.cache, n.text.far, n.rows) for ids, n in parts]
+            )
+        # The first pass over a text computes the keys of its source, for itself alone.
+        ready = [
+            line for line in lines if line.text.both is None or line.text.both.is_updated.get(0)
+        ]
+        batch = iter(self._padded(ready) if len(ready) > 1 else [self.alone(n) for n in ready])
+        return [next(batch) if line in ready else self.alone(line) for line in lines]
+
+    def alone(self, line: Line) -> torch.Tensor:
+        """Logits of one text. Shapes: RV."""
+        self.before(line.ids, line.at)
+        ids = torch.tensor([line.ids[line.at :]], device=self.model.device)
+        places = torch.arange(line.at, len(line.ids), device=self.model.device)[None]
+        return self.logits(ids, places, line.text, line.rows)
+
+    def _padded(self, lines: Sequence[Line]) -> Sequence[torch.Tensor]:
+        """The same by the model's own modules. The sources of all texts are known."""
+        caches, ids = [n.text.cache for n in lines], [n.ids[n.at :] for n in lines]
+        layout = Layout(caches, ids, self.model.device)
+        arguments: dict[str, Any] = {}
+        if self._places:
+            arguments["position_ids"] = layout.places
+        if self._keeps:
+            arguments["logits_to_keep"] = max(n.rows for n in lines) or self._nothing
+        counted = [n.at if self._pads is None else self._pads.count(n.ids, n.at) for n in lines]
+        if self._row_positions is not None:
+            self._row_positions.before(zip(layout.counts, counted, strict=True))
+        try:
+            logits = answered(
+                self.model, layout, BatchCache(caches, layout),
+                [n.text.both for n in lines if n.text.both is not None],
+                [n.text.source for n in lines if n.text.source is not None], **arguments,
+            )  # fmt: skip
+        finally:
+            if self._row_positions is not None:
+                self._row_positions.after()
+        kept = logits.shape[1]
+        return [logits[row, kept - line.rows :] for row, line in enumerate(lines)]
 
     def before(self, ids: Sequence[int], at: int) -> None:
         """Announces a pass that feeds `ids[at:]`."""
@@ -144,7 +208,11 @@ class _PadPositions:
 
     def before(self, ids: Sequence[int], at: int) -> None:
         """Announces a pass that feeds `ids[at:]`."""
-        self._count = at - sum(1 for token in ids[:at] if token == self._pad)
+        self._count = self.count(ids, at)
+
+    def count(self, ids: Sequence[int], at: int) -> int:
+        """How many of the first `at` ids have a position."""
+        return at - sum(1 for token in ids[:at] if token == self._pad)
 
     def _replace(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return (*inputs[:2], self._count)

@@ -1,4 +1,4 @@
-"""Decoders as plain operations over one slot, beside the modules of the families that have one.
+"""Decoders as plain operations over slots, beside the modules of the families that have one.
 
 A step of a small model costs what it takes to get to the arithmetic. A plain decoder gets there by
 weights that were joined and by few, chosen operations. It computes the same numbers up to rounding,
@@ -12,9 +12,8 @@ from typing import Any, Protocol
 
 import torch
 
-from bild_dist.kv.cache import SlotCache
 from bild_dist.model.llama import LlamaDecoder
-from bild_dist.model.parts import Joined, Source
+from bild_dist.model.parts import Fed, Joined, Source
 from bild_dist.model.t5 import T5Decoder
 
 
@@ -30,11 +29,9 @@ class PlainDecoder(Protocol):
     def source(self, ids: torch.Tensor) -> Source:
         """Encodes a source: what every layer keeps of it. Shapes: `ids` S."""
 
-    def logits(
-        self, ids: torch.Tensor, at: int, cache: SlotCache, source: Source, rows: int
-    ) -> torch.Tensor:
-        """Logits of the last `rows` of the ids, which follow the first `at`. Shapes: `ids` Q; result
-        RV, of any size where no rows are asked for.
+    def logits(self, texts: Sequence[Fed]) -> Sequence[torch.Tensor]:
+        """For each text the logits of its last `rows`. All go through each matrix together. Shapes:
+        RV each, or nothing where no text asks for a row.
         """
 
 

@@ -7,12 +7,14 @@ before it, which costs the same at any length.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
+from math import log, log1p
 from typing import Final
 
 from bild_dist.errors import InvalidRequest
 from bild_dist.kv.prefix import Prefix
+from bild_dist.logprobs import Logprob
 from bild_dist.messages import PROTOCOL, Encoded, Info, Rules
 from bild_dist.model.base import Choice, Pass
 from bild_dist.sampling import mix
@@ -97,18 +99,24 @@ class ScriptedModel:
     """One of the twins behind `model/base.Model`. Owned by its worker.
 
     It answers from what its passes wrote into the slot, so that a wrong length gives wrong tokens.
+    `spend` is told of every pass how many tokens it fed; `batching` is as in `messages.Info`.
     """
 
-    def __init__(self, role: Role, script: Script, spend: Callable[[int], None]) -> None:
+    def __init__(
+        self, role: Role, script: Script, spend: Callable[[int], None], batching: str = "single"
+    ) -> None:
         self._small = role is Role.SMALL
         self._script = script
         self._spend = spend
         self._slots: list[Prefix] = []
+        self._told: dict[int, int | None] = {}
+        """How many tokens each slot's rules name with a log-probability."""
         self.info = Info(
             protocol=PROTOCOL, model=f"scripted:{role}", architecture="scripted", kind="decoder",
             generation="", pid=0, device="virtual", dtype="", threads=1, slots=0,
             max_length=1 << 20, max_source=0, tokenizer="", tokenizer_size=0, encodes=False,
             decoder_prompt=(), rules=Rules(vocabulary=VOCABULARY, begin=0, limit=0, end_ids=(END,)),
+            batching=batching,
         )  # fmt: skip
 
     def files(self) -> dict[str, bytes]:
@@ -122,14 +130,23 @@ class ScriptedModel:
 
     def open(self, slot: int, source: Sequence[int], rules: Rules) -> None:
         self._slots[slot] = Prefix()
+        self._told[slot] = rules.logprobs
 
     def forward(self, work: Pass) -> list[Choice]:
-        kv, fed = self._slots[work.slot], len(work.ids) - work.at
+        self._spend(len(work.ids) - work.at)
+        return self._read(work)
+
+    def forward_batch(self, works: Sequence[Pass]) -> list[list[Choice] | InvalidRequest]:
+        self._spend(sum(len(work.ids) - work.at for work in works))
+        return [self._read(work) for work in works]
+
+    def _read(self, work: Pass) -> list[Choice]:
+        kv = self._slots[work.slot]
         kv.cut(work.at)
         kv.extend(work.ids[work.at :])
-        self._spend(fed)
         first = len(kv) - work.rows + 1
-        choices = []
+        choices: list[Choice] = []
+        named = self._told.get(work.slot)
         for row in range(work.rows):
             position = self._script.at(kv.digest(first + row))
             if self._small:
@@ -143,7 +160,17 @@ class ScriptedModel:
                 choices.append(
                     Choice(position.large, 0.5, 0.1 if judged == position.large else far)
                 )
+        if named is not None:
+            choices = [replace(choice, logprob=self._logprob(choice, named)) for choice in choices]
         return choices
+
+    @staticmethod
+    def _logprob(choice: Choice, count: int) -> Logprob:
+        """ln p of the draw is that of the confidence; what is left is spread over the other ids."""
+        own, rest = log(choice.confidence), log1p(-choice.confidence) - log(VOCABULARY - 1)
+        ids = chain([choice.token], (t for t in range(VOCABULARY) if t != choice.token))
+        top = ((t, own if t == choice.token else rest) for t in islice(ids, count))
+        return Logprob(own, tuple(top))
 
     @staticmethod
     def _others(position: Position, count: int) -> tuple[int, ...]:

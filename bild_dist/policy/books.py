@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bild_dist.logprobs import Logprob
 from bild_dist.messages import Draft, Drafted, Opened, Rules, Verified, Verify
 from bild_dist.policy.events import Emit, FromWorker, Token
 from bild_dist.policy.forecast import Forecast
@@ -24,10 +25,18 @@ class Books:
         """Workers whose next answer holds the time of the prefill too."""
 
     def commit(
-        self, token: int, source: Source, confidence: float | None, distance: float | None
+        self,
+        token: int,
+        source: Source,
+        confidence: float | None,
+        distance: float | None,
+        logprob: Logprob | None,
     ) -> FinishReason | None:
-        """A token is text. Returns why the text is over, if it is."""
-        self._out.append(Token(len(self.tokens), token, source, confidence, distance))
+        """A token is text. `logprob`: of the model that decided it, where asked for. Returns why the
+        text is over, if it is.
+        """
+        own, top = (None, ()) if logprob is None else logprob
+        self._out.append(Token(len(self.tokens), token, source, confidence, distance, own, top))
         self.tokens.append(token)
         self.sources.append(source)
         self.trace.fallbacks += source is Source.FALLBACK

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from bild_dist.errors import RemoteProtocolError
 from bild_dist.kv.prefix import Prefix
+from bild_dist.logprobs import Logprob, rows_of
 from bild_dist.messages import Draft, Drafted, Rules, Verified, Verify
 from bild_dist.policy.rules import Ruler
 from bild_dist.shares import bounds, needed
@@ -61,6 +62,7 @@ def check_drafted(asked: Draft, reply: Drafted, place: Place, rules: Rules) -> N
     _require(reply.final == reason or (reply.final and asked.outlook.floor > 0),
              "its end exactly where there is a reason for one")  # fmt: skip
     bounds(reply.shares, len(reply.tokens) if needed(rules) else 0)
+    rows_of(reply, len(reply.tokens), rules)
 
 
 def check_verified(asked: Verify, reply: Verified, rules: Rules) -> None:
@@ -76,6 +78,18 @@ def check_verified(asked: Verify, reply: Verified, rules: Rules) -> None:
         asked.at <= reply.length <= fed - count + reply.accepted, "a length within what it accepted"
     )
     _require(reply.passes >= 0, "a count of passes")
+    verified_rows(asked, reply, rules)
+
+
+def verified_rows(asked: Verify, reply: Verified, rules: Rules) -> list[Logprob | None]:
+    """The log-probabilities that a check tells: of each accepted token that the large model decides,
+    then of the one that it writes.
+    """
+    count = reply.accepted + 1
+    if rules.logprobs is not None:
+        writes = asked.bonus or reply.accepted < len(asked.exact)
+        count = sum(asked.exact[: reply.accepted]) + writes
+    return rows_of(reply, count, rules)
 
 
 def _is_chance(value: float) -> bool:

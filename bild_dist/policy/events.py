@@ -63,6 +63,8 @@ class Token:
     source: Source
     confidence: float | None
     distance: float | None
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ from itertools import islice
 from typing import NamedTuple, Protocol
 
 from bild_dist.kv.prefix import Prefix
+from bild_dist.logprobs import Logprob
+from bild_dist.logprobs import rows_of as logprobs_of
 from bild_dist.messages import Draft, Drafted, Outlook, Rules
 from bild_dist.policy.outlook import chance
 from bild_dist.policy.rules import Ruler
@@ -49,6 +51,8 @@ class Guess(NamedTuple):
     """The small model's row of probabilities here, where the large worker needs it."""
     others: tuple[int, ...] = ()
     """Next best tokens here, where they were asked for."""
+    logprob: Logprob | None = None
+    """Of the small model, where it was asked for."""
 
 
 class Handover(NamedTuple):
@@ -62,7 +66,7 @@ class Handover(NamedTuple):
 
 
 class Line:
-    """One request's ids. Owned by its machine."""
+    """One request's ids. Owned by its machine. `rules`: as the small model was told them."""
 
     def __init__(self, ids: Sequence[int], rules: Rules, options: Options) -> None:
         self.prefix = Prefix(ids)
@@ -130,8 +134,11 @@ class Line:
 
     def draft(self, asked: Draft, reply: Drafted) -> None:
         """Appends what the small model wrote."""
-        rows = rows_of(reply.shares, len(reply.tokens))
-        self.guess(reply.tokens, reply.confidences, asked.outlook, rows, reply.others, asked.others)
+        count = len(reply.tokens)
+        rows, told = rows_of(reply.shares, count), logprobs_of(reply, count, self._rules)
+        self.guess(
+            reply.tokens, reply.confidences, asked.outlook, rows, told, reply.others, asked.others
+        )
 
     def guess(
         self,
@@ -139,22 +146,26 @@ class Line:
         confidences: Sequence[float],
         outlook: Outlook,
         shares: Sequence[bytes],
+        logprobs: Sequence[Logprob | None],
         others: Sequence[int] = (),
         each: int = 0,
     ) -> None:
         """Appends tokens of the small model. `shares`: its rows of probabilities, one a token, or
-        empty ones. `others`: the next best tokens, `each` for every position where it was unsure.
+        empty ones. `logprobs`: its row of those for each token, or None. `others`: the next best
+        tokens, `each` for every position where it was unsure.
         """
         rest = iter(others)
         first = self.starts_large
         walk = self.ruler.along(confidences)
-        for token, confidence, row, at in zip(tokens, confidences, shares, walk, strict=True):
-            unsure, whose, behind = at
+        told = zip(tokens, confidences, shares, logprobs, walk, strict=True)
+        for token, confidence, row, logprob, (unsure, whose, behind) in told:
             if first:
                 whose, first = Source.FALLBACK, False
             stands = chance(outlook, confidence, whose)
             named = tuple(islice(rest, each)) if each and unsure else ()
-            self.guesses.append(Guess(token, confidence, whose, stands, behind, row, named))
+            self.guesses.append(
+                Guess(token, confidence, whose, stands, behind, row, named, logprob)
+            )
         self.prefix.extend(tokens)
 
     def declare(self, confidence: float, token: int) -> None:

@@ -33,6 +33,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bild_dist.errors import BildError, LocalProtocolError, RemoteProtocolError
+from bild_dist.logprobs import Logprob, rows_of
 from bild_dist.messages import (
     Close,
     Draft,
@@ -40,12 +41,11 @@ from bild_dist.messages import (
     Open,
     Opened,
     Rules,
-    Steer,
     Verified,
     Verify,
 )
 from bild_dist.policy.books import Books
-from bild_dist.policy.contract import check_drafted, check_verified
+from bild_dist.policy.contract import check_drafted, check_verified, verified_rows
 from bild_dist.policy.events import (
     Cancelled,
     Command,
@@ -56,6 +56,7 @@ from bild_dist.policy.events import (
 )
 from bild_dist.policy.forecast import Costs, Forecast
 from bild_dist.policy.line import Line, Stops
+from bild_dist.policy.orders import Orders
 from bild_dist.policy.outlook import Draughtsman
 from bild_dist.policy.rules import told
 from bild_dist.policy.schedule import Ask, schedule_of
@@ -86,21 +87,19 @@ class Machine:
                 f"rules [{rules.begin}, {rules.limit}) do not fit {len(ids)} prompt ids"
             )
         self._session = session
-        self._source = tuple(source)
-        rules = self._rules = told(rules, options)
+        self._rules = {role: told(rules, options, role) for role in Role}
         self._options = options
         self._stops = stops
         # Every request takes its slots in this order, so two of them never hold one each for ever.
         both = (Role.LARGE, Role.SMALL)
         self.roles = {Mode.LARGE: both[:1], Mode.SMALL: both[1:]}.get(options.mode, both)
-        self._line = Line(ids, rules, options)
+        self._line = Line(ids, self._rules[Role.SMALL], options)
+        self._orders = Orders(session, source, self._rules, options, self._line)
+        self._held = self._orders.held
+        self._pending = self._orders.pending
         forecast = forecast if forecast is not None else Forecast(Costs(), options)
         self._schedule = schedule_of(options, forecast)
         self.books = Books(rules, stops, forecast)
-        self._epoch = 0
-        self._seq = dict.fromkeys(Role, 0)
-        self._held = dict.fromkeys(Role, len(ids) - 1)
-        self._pending: dict[Role, Open | Draft | Verify] = {}
         self._needed = True
         """Whether the small worker takes its draft as needed, and not as running ahead."""
         self._ahead = False
@@ -109,14 +108,16 @@ class Machine:
         """Whether the small worker runs a draft that was taken back."""
         self._opened: list[Role] = []
         spares = self._schedule.spares if len(self.roles) == 2 else 0
-        self._spares = Spares(spares, session, rules, self.books, self._schedule.aside)
+        self._spares = Spares(
+            spares, session, self._rules[Role.SMALL], self.books, self._schedule.aside
+        )
         self.sessions = [session, *self._spares.sessions]
         """Numbers that answers to this request may carry: its own, and those of its spare slots."""
         self._done = False
 
     def __repr__(self) -> str:
         return (
-            f"<Machine {self._session} epoch={self._epoch} committed={len(self.books.tokens)} "
+            f"<Machine {self._session} epoch={self._orders.epoch} committed={len(self.books.tokens)} "
             f"guesses={len(self._line.guesses)} pending={[r.value for r in self._pending]} "
             f"done={self._done}>"
         )
@@ -129,7 +130,7 @@ class Machine:
         """The first command. Called once."""
         if self._opened:
             raise LocalProtocolError("the machine has been started before")
-        return [self._open(self.roles[0])]
+        return [self._open()]
 
     def handle(self, event: Event) -> list[Command]:
         """Takes one event; returns what to do, in order.
@@ -148,7 +149,7 @@ class Machine:
         if reply.session != self._session:
             self._spares.take(reply)
             return []
-        if reply.epoch < self._epoch:
+        if reply.epoch < self._orders.epoch:
             self.books.drop(role, reply)
             return []
         pending = self._pending.get(role)
@@ -159,14 +160,14 @@ class Machine:
         ):
             raise LocalProtocolError(f"{self!r} does not wait for {reply!r} from the {role} model")
         if isinstance(pending, Open) and isinstance(reply, Opened):
-            return self._on_opened(role)
+            return self._on_opened(role, pending)
         if isinstance(pending, Draft) and isinstance(reply, Drafted):
-            check_drafted(pending, reply, self._line, self._rules)
+            check_drafted(pending, reply, self._line, self._rules[role])
             self.books.measure(event, pending)
             self._schedule.heard(role, event.at_ns)
             return self._on_drafted(role, pending, reply)
         if isinstance(pending, Verify) and isinstance(reply, Verified):
-            check_verified(pending, reply, self._rules)
+            check_verified(pending, reply, self._rules[role])
             self.books.measure(event, pending)
             self._schedule.heard(role, event.at_ns)
             return self._on_verified(pending, reply)
@@ -176,18 +177,18 @@ class Machine:
 
     # What the workers say.
 
-    def _on_opened(self, role: Role) -> list[Command]:
+    def _on_opened(self, role: Role, asked: Open) -> list[Command]:
         del self._pending[role]
         if len(self._opened) < len(self.roles):
-            return [self._open(self.roles[len(self._opened)])]
-        return [*self._work(), *self._spares.open(self._line.prefix.ids, self._source)]
+            return [self._open()]
+        return [*self._work(), *self._spares.open(asked)]
 
     def _on_drafted(self, role: Role, asked: Draft, reply: Drafted) -> list[Command]:
         self._held[role] = reply.length
         if reply.final:
             del self._pending[role]
         if role is Role.LARGE or len(self.roles) == 1:
-            return self._write_alone(reply)
+            return self._write_alone(role, reply)
         if not reply.final and not self._ahead:
             # The first report of a draft that goes on: the worker takes it as needed no longer.
             self._ahead, self._needed = True, False
@@ -207,10 +208,14 @@ class Machine:
         del self._pending[Role.LARGE]
         self._held[Role.LARGE] = reply.length
         line, before = self._line, len(self.books.tokens)
-        for distance in reply.distances[: reply.accepted]:
+        logprobs = iter(verified_rows(asked, reply, self._rules[Role.LARGE]))
+        for own, distance in zip(asked.exact, reply.distances[: reply.accepted], strict=False):
             guess = line.commit()
+            logprob = next(logprobs) if own else guess.logprob
             self.books.judge(guess.confidence, exact=guess.owner is not Source.SMALL, stood=True)
-            reason = self.books.commit(guess.token, guess.owner, guess.confidence, distance)
+            reason = self.books.commit(
+                guess.token, guess.owner, guess.confidence, distance, logprob
+            )
             if reason is not None:
                 return [self.books.emit(), *self._finish(reason, None)]
         if reply.accepted < len(asked.exact):
@@ -219,10 +224,11 @@ class Machine:
             self.books.judge(guess.confidence, exact=exact, stood=False)
             source = guess.owner if exact else Source.ROLLBACK
             reason = self._replace(
-                reply.token, source, guess.confidence, reply.distances[reply.accepted]
-            )
+                reply.token, source, guess.confidence, reply.distances[reply.accepted],
+                next(logprobs),
+            )  # fmt: skip
         elif asked.bonus:
-            reason = self._take_bonus(reply.token)
+            reason = self._take_bonus(reply.token, next(logprobs))
         else:
             reason = None
         if reason is not None:
@@ -232,7 +238,7 @@ class Machine:
         spares = self._spares.drop(line.sure - 1)
         return [self.books.emit(), *spares, *self._work()]
 
-    def _take_bonus(self, token: int) -> FinishReason | None:
+    def _take_bonus(self, token: int, logprob: Logprob | None) -> FinishReason | None:
         """The large model's own token behind all that was checked: its position was known to be its
         own.
         """
@@ -243,13 +249,13 @@ class Machine:
                 raise LocalProtocolError(f"{self!r}: a bonus for a position of the small model")
             if handover.token is not None and handover.confidence is not None:
                 self.books.judge(handover.confidence, exact=True, stood=handover.token == token)
-            return self._replace(token, handover.source, handover.confidence, None)
+            return self._replace(token, handover.source, handover.confidence, None, logprob)
         guess = line.guesses[0]
         self.books.judge(guess.confidence, exact=True, stood=guess.token == token)
         if guess.token != token:
-            return self._replace(token, guess.owner, guess.confidence, None)
+            return self._replace(token, guess.owner, guess.confidence, None, logprob)
         line.commit()
-        return self.books.commit(token, guess.owner, guess.confidence, None)
+        return self.books.commit(token, guess.owner, guess.confidence, None, logprob)
 
     def _replace(
         self,
@@ -257,6 +263,7 @@ class Machine:
         source: Source,
         confidence: float | None,
         distance: float | None,
+        logprob: Logprob | None,
     ) -> FinishReason | None:
         """The large model writes a token of its own where the line goes on; what was guessed from
         there on goes.
@@ -264,27 +271,28 @@ class Machine:
         line = self._line
         if line.guesses or Role.SMALL in self._pending:
             # Ids that the small worker holds, or is about to write, are taken back.
-            self._epoch += 1
+            self._orders.epoch += 1
             self._stale = self._pending.pop(Role.SMALL, None) is not None
         self.books.trace.wasted += len(line.guesses)
         root = line.sure
         self._held[Role.SMALL] = min(self._held[Role.SMALL], root)
         line.write(token, source, confidence)
-        reason = self.books.commit(token, source, confidence, distance)
+        reason = self.books.commit(token, source, confidence, distance, logprob)
         if reason is None:
             self._spares.adopt(line, root, token)
         return reason
 
-    def _write_alone(self, reply: Drafted) -> list[Command]:
+    def _write_alone(self, role: Role, reply: Drafted) -> list[Command]:
         """What a model writes that nobody checks is text at once: modes `large` and `small`, and
         `exact` while guessing does not pay.
         """
         mode = self._options.mode
         source = {Mode.LARGE: Source.LARGE, Mode.SMALL: Source.SMALL}.get(mode, Source.FALLBACK)
-        for token, confidence in zip(reply.tokens, reply.confidences, strict=True):
+        rows = rows_of(reply, len(reply.tokens), self._rules[role])
+        for token, confidence, logprob in zip(reply.tokens, reply.confidences, rows, strict=True):
             self._line.write(token, source)
             sure = None if source is Source.FALLBACK else confidence
-            reason = self.books.commit(token, source, sure, None)
+            reason = self.books.commit(token, source, sure, None, logprob)
             if reason is not None:
                 return [self.books.emit(), *self._finish(reason, None)]
         return [self.books.emit(), *(self._work() if reply.final else ())]
@@ -296,7 +304,9 @@ class Machine:
         reason = None
         for _ in range(count):
             guess = self._line.commit()
-            reason = self.books.commit(guess.token, guess.owner, guess.confidence, None)
+            reason = self.books.commit(
+                guess.token, guess.owner, guess.confidence, None, guess.logprob
+            )
         return [self.books.emit(), *self._finish(reason, None)]
 
     # What to ask for next.
@@ -312,12 +322,12 @@ class Machine:
             alone = schedule.alone(line, drafting=drafting)
             if alone > 0:
                 out.append(self._draft(Role.LARGE, Ask(min(alone, line.room), False, 1)))
-                out += [self._steer()] if self._stale else []
+                out += [self._orders.steer(needed=self._needed)] if self._stale else []
                 self._stale = False
                 return out
             count = schedule.due(line, drafting=drafting)
             if count is not None:
-                out.append(self._verify(count))
+                out.append(self._orders.verify(count))
                 out += self._spares.follow(line, count)
         checking = Role.LARGE in self._pending
         if not drafting:
@@ -327,70 +337,25 @@ class Machine:
         elif self._needed is checking:
             # A running draft is needed exactly while no check is under way.
             self._needed = not checking
-            out.append(self._steer())
+            out.append(self._orders.steer(needed=self._needed))
         if self._stale and Role.SMALL not in self._pending:
-            out.append(self._steer())
+            out.append(self._orders.steer(needed=self._needed))
         self._stale = False
         if not self._pending:
             raise LocalProtocolError(f"{self!r}: the schedule leaves both workers idle")
         return out
 
-    def _steer(self) -> ToWorker:
-        steer = Steer(session=self._session, epoch=self._epoch, needed=self._needed)
-        return ToWorker(Role.SMALL, steer)
-
-    def _open(self, role: Role) -> ToWorker:
+    def _open(self) -> ToWorker:
+        """The next slot."""
+        role = self.roles[len(self._opened)]
         self._opened.append(role)
-        return self._send(
-            role,
-            Open(
-                session=self._session, epoch=self._epoch, seq=self._next_seq(role),
-                ids=tuple(self._line.prefix.ids), source=self._source, rules=self._rules,
-            ),
-        )  # fmt: skip
+        return self._orders.open(role)
 
     def _draft(self, role: Role, ask: Ask) -> ToWorker:
-        prefix = self._line.prefix
-        at = min(self._held[role], len(prefix) - 1)
         if role is Role.SMALL:
             self._needed = Draughtsman(ask.outlook).needed
             self._ahead = not self._needed
-        return self._send(
-            role,
-            Draft(
-                session=self._session, epoch=self._epoch, seq=self._next_seq(role),
-                at=at, digest=prefix.digest(at), tokens=tuple(prefix.ids[at:]),
-                limit=ask.limit, stops=ask.stops, piece=ask.piece, outlook=ask.outlook,
-                others=ask.others,
-            ),
-        )  # fmt: skip
-
-    def _verify(self, count: int) -> ToWorker:
-        """Checks the first `count` guesses; with a bonus where they are all and the next position
-        is known to be the large model's.
-        """
-        line = self._line
-        # At least one committed id is fed: its row is the distribution of the first guess.
-        at = min(self._held[Role.LARGE], line.sure - 1)
-        return self._send(
-            Role.LARGE,
-            Verify(
-                session=self._session, epoch=self._epoch, seq=self._next_seq(Role.LARGE),
-                at=at, digest=line.prefix.digest(at),
-                tokens=tuple(line.prefix.ids[at : line.sure + count]),
-                exact=line.exact(count), shares=line.shares(count),
-                alpha_rb=self._options.alpha_rb,
-                bonus=count == len(line.guesses) and line.handover is not None,
-            ),
-        )  # fmt: skip
-
-    def _send(self, role: Role, request: Open | Draft | Verify) -> ToWorker:
-        self._pending[role] = request
-        return ToWorker(role, request)
-
-    def _next_seq(self, role: Role) -> int:
-        self._seq[role] += 1
-        return self._seq[role]
+        return self._orders.draft(role, ask)
 
     def _finish(self, reason: FinishReason | None, error: BildError | None) -> list[Command]:
         self._done = True

@@ -21,7 +21,7 @@ from math import inf
 from typing import Final, NamedTuple, Self
 
 from bild_dist.messages import Outlook, Rules
-from bild_dist.types import Confidence, Mode, Options, Policy, Source
+from bild_dist.types import Confidence, Mode, Options, Policy, Role, Source
 
 STEP: Final = 0.05
 """How far one position moves a threshold that adapts, at most."""
@@ -53,14 +53,23 @@ def next_run(run: int, source: Source) -> int:
     return run + 1 if source is Source.SMALL else 0
 
 
-def told(rules: Rules, options: Options) -> Rules:
-    """The rules with how the workers shall measure: of use only where both models write."""
+def told(rules: Rules, options: Options, role: Role) -> Rules:
+    """The rules with what the worker of this role shall tell. How it measures is of use only where
+    both models write, and log-probabilities only of a model that decides.
+    """
+    decides = role is Role.LARGE or not all_large(options)
+    rules = replace(rules, logprobs=options.logprobs if decides else None)
     if options.mode is not Mode.BILD:
         return rules
     return replace(
         rules, confidence=options.confidence.value, distance=options.distance.value,
         rejection=options.policy is Policy.REJECTION,
     )  # fmt: skip
+
+
+def all_large(options: Options) -> bool:
+    """Whether the text is the large model's own, or of its law: the small one only guesses."""
+    return options.mode is Mode.EXACT or options.policy is Policy.REJECTION
 
 
 class Ruler(NamedTuple):

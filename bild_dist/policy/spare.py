@@ -13,10 +13,13 @@ request that needs one, and its request goes on without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 
 from bild_dist.errors import LocalProtocolError, RemoteProtocolError
 from bild_dist.kv.prefix import Prefix
+from bild_dist.logprobs import Logprob
+from bild_dist.logprobs import rows_of as logprobs_of
 from bild_dist.messages import (
     Close,
     Draft,
@@ -45,6 +48,8 @@ class Spare:
         self.confidences: list[float] = []
         self.shares: list[bytes] = []
         """The small model's rows of probabilities, one a token, or empty ones."""
+        self.logprobs: list[Logprob | None] = []
+        """Its log-probabilities, one row a token, or None."""
         self.ruler = Ruler.of(Outlook())
         self._rules = rules
         self._epoch = 0
@@ -55,16 +60,15 @@ class Spare:
         self.prefix = Prefix()
         self._pending: Draft | None = None
 
-    def open(self, ids: tuple[int, ...], source: tuple[int, ...]) -> Open:
-        """Asks for the slot."""
-        self._seq, self._held = 1, len(ids) - 1
-        return Open(session=self.session, epoch=0, seq=1, ids=ids, source=source, rules=self._rules,
-                    optional=True)  # fmt: skip
+    def open(self, first: Open) -> Open:
+        """Asks for the slot, as `first` asked for the request's own."""
+        self._seq, self._held = 1, len(first.ids) - 1
+        return replace(first, session=self.session, epoch=0, seq=1, optional=True)
 
     def lose(self) -> None:
         """The slot was refused or taken back: the request goes on without it."""
         self._ready, self._pending = False, None
-        self._root, self.confidences, self.shares = -1, [], []
+        self._forget()
 
     def close(self) -> Close:
         return Close(session=self.session)
@@ -83,9 +87,9 @@ class Spare:
             return None
         self._epoch += self._pending is not None
         self._seq += 1
+        self._forget()
         self._root, self._held = root, min(self._held, root)
         self.prefix = Prefix((*line.ids[:root], token))
-        self.confidences, self.shares = [], []
         self.ruler = Ruler.of(outlook)
         self._pending = Draft(
             session=self.session, epoch=self._epoch, seq=self._seq, at=self._held,
@@ -113,6 +117,7 @@ class Spare:
             self.ruler = ruler
         self.prefix.extend(reply.tokens)
         self.shares += rows_of(reply.shares, len(reply.tokens))
+        self.logprobs += logprobs_of(reply, len(reply.tokens), self._rules)
         self.confidences += reply.confidences
         self._held = max(self._held, min(reply.length, self._root))
         if reply.final:
@@ -128,12 +133,15 @@ class Spare:
         runs.
         """
         self._held = min(self._held, sure)
-        self._root, self.confidences, self.shares = -1, [], []
+        self._forget()
         if self._pending is None:
             return None
         self._pending = None
         self._epoch += 1
         return Steer(session=self.session, epoch=self._epoch, needed=False)
+
+    def _forget(self) -> None:
+        self._root, self.confidences, self.shares, self.logprobs = -1, [], [], []
 
 
 class Spares:
@@ -155,9 +163,9 @@ class Spares:
     def sessions(self) -> list[int]:
         return [spare.session for spare in self._all]
 
-    def open(self, ids: Sequence[int], source: tuple[int, ...]) -> list[Command]:
-        """Asks for the slots."""
-        return [_to_small(spare.open(tuple(ids), source)) for spare in self._all]
+    def open(self, first: Open) -> list[Command]:
+        """Asks for the slots, as `first` asked the small worker for the request's own."""
+        return [_to_small(spare.open(first)) for spare in self._all]
 
     def close(self) -> list[Command]:
         """Gives them back."""
@@ -207,7 +215,8 @@ class Spares:
         """
         spare = next((s for s in self._all if s.grew(root, token)), None)
         if spare is not None:
-            line.guess(spare.tokens, spare.confidences, self._aside(line.ruler), spare.shares)
+            outlook = self._aside(line.ruler)
+            line.guess(spare.tokens, spare.confidences, outlook, spare.shares, spare.logprobs)
             self._books.trace.wasted -= len(spare.confidences)
 
     def drop(self, sure: int) -> list[Command]:

@@ -33,6 +33,20 @@ class Channel(Protocol):
         """
         ...
 
+    def try_send(self, message: Message) -> bool:
+        """Hands a message to the wire if the wire takes it at once; says whether it did.
+
+        It does not wait its turn behind a `send` that waits: `Outbox` keeps the order. Raises as `send`.
+        """
+        ...
+
+    def deliver_to(self, sink: Callable[[Message], None]) -> None:
+        """From now on every message goes to `sink` in the turn of the loop that reads it, those that wait first.
+
+        `receive` then only tells of the end, as it does of an error that `sink` raised, which is an end too.
+        """
+        ...
+
     async def close(self) -> None:
         """Ends the connection. Idempotent; what was sent before is still delivered if the peer lives."""
         ...

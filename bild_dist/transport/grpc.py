@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 # gRPC's fork handlers are useless here (workers are executed, never forked) and stall some processes.
@@ -80,8 +80,14 @@ class ClientChannel:
         frame = self._codec.request(message)
         await self._outbox.offer(frame, len(frame))
 
+    def try_send(self, message: Message) -> bool:
+        return _put(self._outbox, self._codec.request, message)
+
     async def receive(self) -> Message:
         return await self._inbox.get()
+
+    def deliver_to(self, sink: Callable[[Message], None]) -> None:
+        self._inbox.pour(sink)
 
     async def close(self) -> None:
         if self._closed:
@@ -149,8 +155,14 @@ class ServerChannel:
         frame = self._codec.reply(message)
         await self.outbox.offer(frame, len(frame))
 
+    def try_send(self, message: Message) -> bool:
+        return _put(self.outbox, self._codec.reply, message)
+
     async def receive(self) -> Message:
         return await self._inbox.get()
+
+    def deliver_to(self, sink: Callable[[Message], None]) -> None:
+        self._inbox.pour(sink)
 
     async def close(self) -> None:
         """The generator still sends what was put before, then ends the stream."""
@@ -269,6 +281,15 @@ async def serve(where: Address, handler: Handler) -> GrpcServer:
         await server.close()
         raise
     return server
+
+
+def _put(outbox: Mailbox[bytes], coded: Callable[[Message], bytes], message: Message) -> bool:
+    """Puts a message where it can leave; says whether there was room."""
+    if outbox.full or outbox.ended:
+        return False
+    frame = coded(message)
+    outbox.put(frame, len(frame))
+    return True
 
 
 def _gone() -> WorkerUnavailable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, TypeAlias
 from weakref import WeakValueDictionary
 
@@ -36,8 +37,15 @@ class InprocChannel:
         size = len(to_msgpack(message))
         await self._outbox.offer(message, size)
 
+    def try_send(self, message: Message) -> bool:
+        # What is put is taken at once: whoever posts would find itself inside the receiver.
+        return False
+
     async def receive(self) -> Message:
         return await self._inbox.get()
+
+    def deliver_to(self, sink: Callable[[Message], None]) -> None:
+        self._inbox.pour(sink)
 
     async def close(self) -> None:
         """What was sent before stays for the peer to take; what it sent is forgotten."""

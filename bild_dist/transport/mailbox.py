@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from bild_dist.errors import BildError
+from bild_dist.errors import BildError, LocalProtocolError
 
 T = TypeVar("T")
 
@@ -25,6 +27,7 @@ class Mailbox(Generic[T]):
         self._count = count
         self._size = size
         self._end: BildError | None = None
+        self._sink: Callable[[T], None] | None = None
         self._arrived = asyncio.Event()
         self._freed = asyncio.Event()
 
@@ -42,10 +45,33 @@ class Mailbox(Generic[T]):
 
     def put(self, item: T, size: int) -> None:
         """Takes an item of `size` bytes, full or not; behind the end it is dropped."""
-        if self._end is None:
+        if self._end is not None:
+            return
+        if self._sink is not None:
+            self._deliver(self._sink, item)
+        else:
             self._items.append((item, size))
             self._waiting_bytes += size
             self._arrived.set()
+
+    def pour(self, sink: Callable[[T], None]) -> None:
+        """Gives every item to `sink` as it comes, those that wait first. What `sink` raises is the end."""
+        self._sink = sink
+        while self._items:
+            item, size = self._items.popleft()
+            self._waiting_bytes -= size
+            self._deliver(sink, item)
+        self._freed.set()
+
+    def _deliver(self, sink: Callable[[T], None], item: T) -> None:
+        try:
+            sink(item)
+        except BildError as error:
+            self.end(error, clear=True)
+        except Exception as error:
+            # Whoever reads the socket carries other connections too: a bug ends this one alone.
+            logging.getLogger(__name__).exception("a message could not be handled")
+            self.end(LocalProtocolError(f"a bug in the receiver: {error!r}"), clear=True)
 
     async def room(self) -> None:
         """Waits while the mailbox is full; not after its end."""

@@ -13,8 +13,9 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import zmq
 import zmq.asyncio
@@ -42,6 +43,7 @@ from bild_dist.transport.zmq import (
     make_socket,
     read,
 )
+from bild_dist.transport.zmq_reader import Reader
 from bild_dist.wire.codec import to_msgpack
 
 SILENCE_S: Final = 10.0
@@ -69,8 +71,14 @@ class ServerChannel:
         async with self._sending:  # one that waits must not be overtaken
             await self._server.send(self, frame)
 
+    def try_send(self, message: Message) -> bool:
+        return self._server.try_send(self, to_msgpack(message))
+
     async def receive(self) -> Message:
         return await self.inbox.get()
+
+    def deliver_to(self, sink: Callable[[Message], None]) -> None:
+        self.inbox.pour(sink)
 
     async def close(self) -> None:
         self._server.forget(self)
@@ -80,7 +88,7 @@ class ZmqServer:
     """The listening end. Owns a context with a ROUTER, the tasks that serve it, and all peers."""
 
     def __init__(
-        self, where: Address, context: zmq.asyncio.Context, router: zmq.asyncio.Socket, handler: Handler
+        self, where: Address, context: zmq.asyncio.Context, router: zmq.Socket[bytes], handler: Handler
     ) -> None:  # fmt: skip
         self._where = where
         self._context = context
@@ -90,7 +98,7 @@ class ZmqServer:
         self._closed = False
         self._handlers = TaskSet()
         self._own = TaskSet()
-        self._own.start(self._read())
+        self._reader = Reader(router, self._read, _failed)
         self._own.start(self._sweep())
 
     @property
@@ -101,17 +109,24 @@ class ZmqServer:
         """Sends to a peer; waits for it alone while its queue is full, but not for ever."""
         loop = asyncio.get_running_loop()
         patience = loop.time() + STALL_S
-        while self._knows(peer):
+        # A ROUTER does not tell when one peer has room again, so it is asked now and then.
+        while not self.try_send(peer, frame):
+            if loop.time() > patience:
+                self._drop(peer, _gone())
+                raise _gone()
+            await asyncio.sleep(PAUSE_S)
+
+    def try_send(self, peer: ServerChannel, frame: bytes) -> bool:
+        """Whether the peer's queue had room. Raises WorkerUnavailable where there is no such peer."""
+        if self._knows(peer):
             try:
-                await self._router.send_multipart([peer.identity, frame], flags=zmq.NOBLOCK)
-                return
+                self._router.send_multipart([peer.identity, frame], zmq.NOBLOCK)
+                self._reader.look()
+                return True
             except zmq.Again:
-                # A ROUTER does not tell when one peer has room again, so it is asked now and then.
-                if loop.time() > patience:
-                    break
-                await asyncio.sleep(PAUSE_S)
+                return False
             except zmq.ZMQError:  # EHOSTUNREACH
-                break
+                pass
         self._drop(peer, _gone())
         raise _gone()
 
@@ -131,6 +146,7 @@ class ZmqServer:
             await self._handlers.close()
             await self._own.close()
         finally:
+            self._reader.stop()
             self._router.close(linger=LINGER_MS)
         # Returns when the last words have left and nothing listens any more: the address is free again.
         await asyncio.to_thread(self._context.term)
@@ -146,20 +162,16 @@ class ZmqServer:
 
     def _post(self, identity: bytes, frame: bytes) -> None:
         """Sends if it can be done at once; a peer that cannot take it finds out by itself."""
-        # The future of a send that does not block is done already, also when it failed.
-        sent = self._router.send_multipart([identity, frame], flags=zmq.NOBLOCK)
         with contextlib.suppress(zmq.ZMQError):
-            cast("asyncio.Future[object]", sent).result()
+            self._router.send_multipart([identity, frame], zmq.NOBLOCK)
+            self._reader.look()
 
-    async def _read(self) -> None:
-        while True:
-            identity, *frames = await self._router.recv_multipart()
-            try:
-                self._take(identity, frames)
-            except BildError as error:
-                self._refuse(identity, error)
-            # A receive does not wait while more is there: without this a flood would leave nobody else a turn.
-            await asyncio.sleep(0)
+    def _read(self, parts: list[bytes]) -> None:
+        identity, *frames = parts
+        try:
+            self._take(identity, frames)
+        except BildError as error:
+            self._refuse(identity, error)
 
     def _take(self, identity: bytes, frames: list[bytes]) -> None:
         peer = self._peers.get(identity)
@@ -262,6 +274,10 @@ def _release(where: Address) -> None:
     # libzmq leaves the file.
     if where.scheme == "zmq+ipc":
         Path(where.host).unlink(missing_ok=True)
+
+
+def _failed(error: BildError | None) -> None:
+    """A ROUTER that cannot be read has been closed: its peers have heard."""
 
 
 def _in_use(where: Address) -> ConfigError:

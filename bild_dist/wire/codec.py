@@ -66,12 +66,14 @@ _CHECKS: Final[dict[Any, Check]] = {
 
 
 def _are(kind: type) -> Check:
-    """The check of a tuple. Asks for the set of types first: most tuples are long and of one."""
+    """The check of a tuple. Asks for the set of types first: most tuples are empty, or long and of one."""
     check = _CHECKS[kind]
 
     def check_all(values: Any) -> bool:
         if type(values) is not tuple:
             return False
+        if not values:
+            return True
         kinds = set(map(type, values))
         if kinds <= {kind} and kind is not int:
             return True
@@ -191,7 +193,7 @@ def _from_map(kind: type, values: Any) -> Any:
         if field.nested is not None:
             value = _from_map(field.nested, value)
         elif field.real:
-            value = tuple(map(float, value)) if field.many else float(value)
+            value = float(value) if not field.many else tuple(map(float, value)) if value else ()
         known[name] = value
     return kind(**known)
 

@@ -34,6 +34,7 @@ from bild_dist.evaluation.bench import usage
 from bild_dist.evaluation.bench.main import measured
 from bild_dist.evaluation.bench.prompts import Task
 from bild_dist.evaluation.corpora import named
+from bild_dist.evaluation.sweep.journal import first_difference
 from bild_dist.types import Schedule
 
 SMALLS = ("unaligned", "aligned")
@@ -67,7 +68,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--count", type=int, metavar="N", help="take the first N texts only")
     top.add_argument("--setting", nargs="+", default=["0.5/2", "0.3/2", "0.2/2"], metavar="FB/RB",
                      help="thresholds of mode bild: ALPHA_FB/ALPHA_RB (default: 0.5/2 0.3/2 0.2/2)")  # fmt: skip
-    top.add_argument("--schedule", default="through", choices=[s.value for s in Schedule])
+    top.add_argument(
+        "--schedule", choices=[s.value for s in Schedule], help="default: as a user gets it"
+    )
     top.add_argument("--threads", type=int, default=2, metavar="N",
                      help="of transformers and of each worker (default: 2)")  # fmt: skip
     top.add_argument("--device", default="cpu")
@@ -122,7 +125,7 @@ def _asked(argv: Sequence[str]) -> Plan:
         threads=given.threads, device=given.device, dtype=given.dtype,
         max_new_tokens=given.max_new_tokens,
     )  # fmt: skip
-    field = tuple(lineup(smalls, settings, Schedule(given.schedule)))
+    field = tuple(lineup(smalls, settings, given.schedule and Schedule(given.schedule)))
     for entry in field:
         desk.job(entry)
     return Plan(
@@ -194,7 +197,14 @@ class Measurement:
         found: list[dict[str, Any]] = []
         while (file := self._file(len(found))).is_file() and len(found) < self._plan.rounds:
             kept = json.loads(file.read_text(encoding="utf-8"))
-            if kept["identity"] != self._identity:
+            differs = first_difference(kept["identity"], json.loads(json.dumps(self._identity)))
+            if differs is not None:
+                name, old, new = differs
+                self._err.print(
+                    f"{file} is of another measurement ({name} was {old}, is {new}): measured anew and written over. "
+                    "To keep it, name another --keep",
+                    soft_wrap=True,
+                )
                 break
             found.append(kept)
         return found

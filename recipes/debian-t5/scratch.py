@@ -3,26 +3,48 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
+import sys
+from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
 
+from bild_dist.errors import ConfigError
 from bild_dist.evaluation.align.checkpoint import Checkpoints
 from bild_dist.evaluation.align.lessons import Lesson
+from bild_dist.evaluation.align.models import Source
 from bild_dist.evaluation.align.progress import Bar
 from bild_dist.evaluation.align.training import Plan, Run, as_numbers
 from bild_dist.evaluation.corpora import named
 
 LONGEST = 250
 """Most ids of a source or a target; longer pairs are left out."""
+_HERE = ("out", "minutes", "threads", "device", "tokenizer", "grow")
+"""Options that say where something is, or when to stop: what lies there counts, not its name."""
 
 
-def main() -> None:
-    """Trains, or goes on training; the finished model lies in --out."""
+def main(argv: Sequence[str]) -> int:
+    """Trains, or goes on training; the finished model lies in --out. Exit code: 0 done or stopped in time, 2 a
+    run of other settings lies there.
+    """
+    # Whoever ends it by `kill` wants to go on as well.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        train(parser().parse_args(argv))
+    except ConfigError as error:
+        sys.stderr.write(f"scratch: {error}\n")
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """All options."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--corpus", action="append", required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
@@ -42,11 +64,17 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0)
-    chosen = parser.parse_args()
+    return parser
+
+
+def train(chosen: argparse.Namespace) -> None:
+    """One model from nothing, or from a shallow one.
+
+    Raises:
+        ConfigError: a run of other settings lies in --out; names what differs.
+    """
     if (chosen.out / "model.safetensors").is_file():
         return
-    # Whoever ends it by `kill` wants to go on as well.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     torch.set_num_threads(chosen.threads or os.cpu_count() or 1)
     torch.manual_seed(0)
     tokenizer: Any = T5Tokenizer.from_pretrained(str(chosen.tokenizer))
@@ -67,20 +95,28 @@ def main() -> None:
     model.generation_config.max_length = LONGEST
     model.to(dtype=getattr(torch, chosen.dtype), device=chosen.device)
     plan = Plan(chosen.epochs, chosen.rate, "decay", "adamw", chosen.tokens)
-    shape = {
-        "encoder": chosen.encoder_layers,
-        "decoder": chosen.decoder_layers,
-        "width": chosen.width,
-    }
+    lessons = lessons_of(chosen.corpus, tokenizer)
     checkpoints = Checkpoints(
-        chosen.out / "training", {**as_numbers(plan), **shape, "corpus": chosen.corpus}
+        chosen.out / "training", {**as_numbers(plan), **identity(chosen, lessons)}
     )
-    run = Run(model, lessons_of(chosen.corpus, tokenizer), plan, checkpoints)
+    run = Run(model, lessons, plan, checkpoints)
     with Bar(chosen.out.name, run.steps) as bar:
         complete = run.go(tell=bar.tell, minutes=chosen.minutes)
     if complete:
         model.to(torch.bfloat16).save_pretrained(str(chosen.out))
         tokenizer.save_pretrained(str(chosen.out))
+
+
+def identity(chosen: argparse.Namespace, lessons: Sequence[Lesson]) -> dict[str, Any]:
+    """What a run must have in common with the one that it goes on with: what is chosen, the ids that are
+    learned from, which tell the tokenizer too, and the model that it grows from.
+    """
+    read = sha256(json.dumps([(lesson.source, lesson.target) for lesson in lessons]).encode())
+    return {
+        **{name: value for name, value in vars(chosen).items() if name not in _HERE},
+        "lessons": f"{len(lessons)} texts, {read.hexdigest()[:16]}",
+        "grow": chosen.grow and Source(model=str(chosen.grow)).fingerprint(),
+    }
 
 
 class LockedDropout(torch.nn.Module):
@@ -158,4 +194,4 @@ def lessons_of(corpora: list[str], tokenizer: Any) -> list[Lesson]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -38,6 +38,8 @@ class Busy:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self.send = channel.send
+        self.try_send = channel.try_send
+        self.deliver_to = channel.deliver_to
         self.close = channel.close
 
     async def receive(self) -> Message:

@@ -9,7 +9,8 @@ import torch
 
 import bild_dist
 from bild_dist.types import Source
-from tests.tiny import FAMILIES, write_pair
+from tests.spec.test_hf_batch import Both
+from tests.tiny import FAMILIES, load_model, write_model, write_pair
 
 pytestmark = [
     pytest.mark.gpu,
@@ -31,3 +32,12 @@ async def test_a_gpu_writes_what_the_cpu_writes(family: str, tmp_path: Path) -> 
     assert texts[0].tokens == texts[1].tokens
     assert texts[0].sources == texts[1].sources
     assert len(set(texts[0].sources) - {Source.SMALL}) > 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shared_passes_say_what_lone_ones_say(family: str, tmp_path: Path) -> None:
+    """On a device all families run by their modules, in padded batches; float32."""
+    model = load_model(write_model(tmp_path, family), device="cuda")
+    assert model.info.batching == "groups"
+    both = Both(model, seed=len(family))
+    assert sum(both.differing() for _ in range(25)) <= 1

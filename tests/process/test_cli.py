@@ -56,6 +56,31 @@ def test_json_has_the_fields_that_are_promised() -> None:
     assert record["finish_reason"] in ("eos", "length", "stop")
 
 
+def test_log_probabilities_are_told_where_asked(tmp_path: Path) -> None:
+    """By the command line, a file or a line of the input; one a token, with its alternatives; a count out
+    of range ends its own line.
+    """
+    source, config = tmp_path / "in.jsonl", tmp_path / "bild.toml"
+    source.write_text(
+        '{"prompt": "a"}\n{"prompt": "a", "logprobs": 0}\n{"prompt": "a", "logprobs": null}\n'
+        '{"prompt": "a", "logprobs": 21}'
+    )
+    config.write_text("[generate]\nlogprobs = 3\nmax_new_tokens = 5\n")
+    words = ("--transport", "inproc", "--input", str(source))
+    done = bild("generate", "-c", str(config), *PAIR, "--logprobs", "2", *words)
+    named, own, none, wrong = records(done.stdout)
+    assert 1 == done.returncode
+    assert len(named["tokens"]) == len(named["logprobs"]) == len(named["top"])
+    assert {2} == {len(top) for top in named["top"]}
+    assert named["logprobs"] == own["logprobs"]
+    assert named["tokens"] == none["tokens"]
+    assert [True, False] == ["logprobs" in own, "top" in own]
+    assert not {"logprobs", "top"} & {*none}
+    assert "logprobs = 21 must be a whole number from 0 to 20" in wrong["error"]["message"]
+    by_file = records(bild("generate", "-c", str(config), *PAIR, *words).stdout)[0]
+    assert [3] * 5 == [len(top) for top in by_file["top"]]
+
+
 def test_the_text_does_not_depend_on_transport_or_concurrency(tmp_path: Path) -> None:
     """Sixteen prompts give the same lines over every transport, one at a time and eight at once."""
     lines = [json.dumps({"id": str(n), "prompt": f"Prompt number {n}."}) for n in range(16)]

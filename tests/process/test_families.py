@@ -58,12 +58,14 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 
 
+MANY = ("llama", "gpt2", "t5", "mt5", "bart")
+"""Families of each way to share passes, tried with more and fewer requests at once."""
 CASES = [
     (family, transport, concurrency)
     for family in FAMILIES
     # Qwen3 and mBART share their code with Qwen2 and BART: once through is enough.
     for transport in (["inproc"] if family in ("qwen3", "mbart") else ["inproc", "grpc", "zmq"])
-    for concurrency in (1, 8)
+    for concurrency in ((1, 4, 8, 16) if family in MANY and transport == "inproc" else (1, 8))
 ]
 
 
@@ -200,7 +202,9 @@ async def decoder(pair: Pair, transport: str, concurrency: int) -> AsyncIterator
         addresses = {}
         for role, folder in ((Role.SMALL, pair.small), (Role.LARGE, pair.large)):
             config = WorkerConfig(model=str(folder), max_length=90, threads=1)
-            worker = Worker(partial(load, config), listen.format(role=role), slots=8)
+            worker = Worker(
+                partial(load, config), listen.format(role=role), slots=max(8, concurrency)
+            )
             await stack.enter_async_context(worker)
             addresses[role] = worker.address
         yield await stack.enter_async_context(Decoder(addresses, concurrency=concurrency))

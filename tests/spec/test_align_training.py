@@ -146,7 +146,7 @@ def test_an_interrupted_run_gives_the_same_model(family, plan, tmp_path):
     for _ in range(3):
         stopped, _ = _run(folder, family, tmp_path / "stopped", **plan)
 
-        def stop(step, at=stopped.done):
+        def stop(step):
             if step.step % 7 == 0:
                 raise KeyboardInterrupt
 

@@ -83,10 +83,11 @@ def test_texts_that_are_cut_short_are_not_compared(tmp_path: Path, line: str) ->
 
 
 def test_every_option_of_a_request_is_offered() -> None:
-    """But for those in which contestants differ, and those that cut texts short."""
+    """But for those in which contestants differ, that cut texts short, or that nothing reports."""
     known = {action.dest for action in options.parser()._actions}
     fields = set(Options.__dataclass_fields__)
-    assert fields - known == {"mode", "schedule", "stop", "deadline"}
+    rest = {"mode", "schedule", "stop", "deadline", "logprobs", "traceparent"}
+    assert fields - known == rest
 
 
 def test_paced_models_are_toys_that_never_end() -> None:

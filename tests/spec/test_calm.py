@@ -218,7 +218,9 @@ async def test_it_runs_behind_the_engine(tmp_path: Path) -> None:
         decoder = await stack.enter_async_context(Decoder(addresses))
         with pytest.raises(InvalidRequest, match="--calm writes alone"):
             await decoder.generate(PROMPT, mode="bild", alpha_fb=0.0, max_new_tokens=NEW)
-        text = await decoder.generate(PROMPT, mode="large", max_new_tokens=NEW)
+        text = await decoder.generate(PROMPT, mode="large", max_new_tokens=NEW, logprobs=1)
         ends = list(decoder.workers[Role.LARGE].info.rules.end_ids)
     tokens, _, _ = definition(llama, load_reference(folder), PROMPT, 0.6, 0.0, ends)
     assert list(text.tokens) == tokens
+    # Of the layer that was left, as the token is.
+    assert list(text.top) == [((t, p),) for t, p in zip(tokens, text.logprobs, strict=True)]

@@ -11,6 +11,7 @@ import pytest
 from bild_dist.errors import BildError, InvalidRequest, RemoteProtocolError
 from bild_dist.messages import PROTOCOL, Chunk, Draft, Encode, Failed, Fetch, Info, Message, Rules
 from bild_dist.orchestrator.client import Answer, WorkerClient
+from bild_dist.transport.mailbox import Mailbox
 from bild_dist.types import Role
 
 INFO = Info(
@@ -25,15 +26,21 @@ class FakeChannel:
 
     def __init__(self, answer: Callable[[Message], Message | None]) -> None:
         self._answer = answer
-        self.arrived: asyncio.Queue[Message] = asyncio.Queue()
+        self.arrived = Mailbox[Message](64, 1 << 20)
 
     async def send(self, message: Message) -> None:
         reply = self._answer(message)
         if reply is not None:
-            self.arrived.put_nowait(reply)
+            self.arrived.put(reply, 1)
+
+    def try_send(self, message: Message) -> bool:
+        return False
 
     async def receive(self) -> Message:
         return await self.arrived.get()
+
+    def deliver_to(self, sink: Callable[[Message], None]) -> None:
+        self.arrived.pour(sink)
 
     async def close(self) -> None:
         pass
@@ -76,13 +83,15 @@ async def test_a_late_answer_to_nobody_is_ignored() -> None:
     """A Failed to a question that was given up speaks of that question, not of the connection."""
     channel = FakeChannel(lambda message: None)
     async with client(channel) as worker:
-        channel.arrived.put_nowait(
-            Failed(session=0, epoch=0, seq=7, error="InvalidRequest", message="no such language")
+        channel.arrived.put(
+            Failed(session=0, epoch=0, seq=7, error="InvalidRequest", message="no such language"),
+            1,
         )
         await asyncio.sleep(0.01)
         assert worker.lost is None
-        channel.arrived.put_nowait(
-            Failed(session=0, epoch=0, seq=0, error="WorkerFault", message="device lost")
+        channel.arrived.put(
+            Failed(session=0, epoch=0, seq=0, error="WorkerFault", message="device lost"),
+            1,
         )
         await asyncio.sleep(0.01)
         assert worker.lost is not None

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bild_dist.config import Config, WorkerConfig, configured, overlay, worker_options
+from bild_dist.config import Config, WorkerConfig, configured, overlay
 from bild_dist.errors import ConfigError
 from bild_dist.types import Mode, Options
+from bild_dist.workers.options import worker_options
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
 
@@ -167,7 +168,7 @@ def test_a_worker_is_started_with_exactly_its_configuration() -> None:
     config = WorkerConfig(
         model="m", tokenizer="t", exit_layer=3, device="cuda:1", dtype="float16", threads=4,
         listen="grpc://127.0.0.1:0", slots=2, max_length=64, calm=0.9, calm_decay=2.5, ignore_generation=("a", "b"),
-        trust_remote_code=True,
+        trust_remote_code=True, metrics="127.0.0.1:0", traces="http://127.0.0.1:4318", log="json",
     )  # fmt: skip
     unlike = [f.name for f in dataclasses.fields(config) if getattr(config, f.name) == f.default]
     assert unlike == [], "every field must differ from its default for this test to see it"

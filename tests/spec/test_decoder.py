@@ -17,8 +17,8 @@ from bild_dist.errors import ConfigError, DeadlineExceeded, InvalidRequest
 from bild_dist.messages import Info
 from bild_dist.model.toy import ToyModel
 from bild_dist.orchestrator.decoder import Decoder
-from bild_dist.orchestrator.pairing import check_pair, shared_vocabulary
-from bild_dist.types import FinishReason, Role, Source, TokenEvent
+from bild_dist.orchestrator.pairing import check_pair, schedule_for, shared_vocabulary
+from bild_dist.types import FinishReason, Options, Policy, Role, Source, TokenEvent
 
 
 @asynccontextmanager
@@ -245,6 +245,25 @@ def test_padded_vocabularies_fit() -> None:
     wide = dataclasses.replace(base, rules=dataclasses.replace(base.rules, vocabulary=512))
     check_pair(base, wide)
     assert 250 == shared_vocabulary(base, wide)
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "schedule"),
+    [
+        ({"device": "cuda:0"}, {"device": "cuda:1"}, "overlap"),
+        ({"device": "cuda:0", "pid": 1}, {"device": "cuda:0", "pid": 2}, "through"),
+        ({"cores": 2, "pid": 1}, {"cores": 2, "pid": 2}, "overlap"),
+        ({"cores": 2, "pid": 1, "threads": 2}, {"cores": 2, "pid": 2}, "through"),
+        ({"cores": 1, "pid": 1}, {"cores": 8, "pid": 2}, "through"),
+        ({"cores": 2, "pid": 1}, {"cores": 2, "pid": 1}, "through"),
+    ],
+)
+def test_models_with_a_device_each_overlap(
+    small: dict[str, Any], large: dict[str, Any], schedule: str
+) -> None:
+    """Two devices, or cores for the threads of both in processes of their own."""
+    assert schedule == schedule_for(info(**small), info(**large), Options())
+    assert "paper" == schedule_for(info(**small), info(**large), Options(policy=Policy.REJECTION))
 
 
 async def test_launch_refuses_unknown_settings() -> None:

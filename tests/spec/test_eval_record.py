@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,11 @@ from bild_dist.errors import ConfigError
 from bild_dist.evaluation.metrics import registry
 from bild_dist.evaluation.run import main as front
 from bild_dist.evaluation.run.figures import Judge, Written, merged
+from bild_dist.evaluation.run.files import write_whole
 from bild_dist.evaluation.run.options import planned
-from bild_dist.evaluation.run.record import Record, TextRecord
+from bild_dist.evaluation.run.partial import Partial
+from bild_dist.evaluation.run.record import Failure, Record, TextRecord
+from bild_dist.evaluation.run.running import Step
 from bild_dist.evaluation.tasks.base import Item
 
 SPEC = "seed=1&f=0.3&end=0.05"
@@ -32,6 +37,59 @@ def evaluate(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> tupl
     argv = ["--task", str(task), "--out", str(file), "--max-new-tokens", "20", "--transport", "inproc",
             "--small", f"toy:small?{SPEC}", "--large", f"toy:large?{SPEC}", *words]  # fmt: skip
     return front.main(argv, inproc), file
+
+
+def test_a_full_disk_is_said_with_its_remedy(tmp_path: Path) -> None:
+    """Closing the file fails as well, and must not stand before what is said."""
+    step, outcome = Step("bild", 0, ITEMS[0]), Failure(ITEMS[0].id, "X", "y" * 100_000)
+
+    def run() -> None:
+        with (
+            suppress(OSError),
+            ExitStack() as stack,
+            Partial(tmp_path / "out.json", {"task": "one"}) as partial,
+        ):
+            partial._file.close()
+            # Whatever is written to it, the disk is full.
+            partial._file = stack.enter_context(Path("/dev/full").open("a", encoding="utf-8"))
+            partial.add(step, outcome)
+
+    with pytest.raises(ConfigError, match=r"No space left .* make room"):
+        run()
+
+
+def test_a_last_line_that_was_cut_off_is_cut_off_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The texts before it stay where they are in the file: repairing it cannot lose them."""
+    out, steps = tmp_path / "out.json", [Step("bild", 0, item) for item in ITEMS[:3]]
+    with Partial(out, {"task": "one"}) as partial:
+        for step in steps:
+            partial.add(step, Failure(step.item.id, "X", "ö"))
+    whole = partial.path.read_bytes()
+    partial.path.write_bytes(whole[:-3])
+    kept = whole[: whole[:-1].rfind(b"\n") + 1]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", None)
+        again = Partial(out, {"task": "one"})
+    assert len(again.found) == 2
+    again.__exit__()
+    assert again.path.read_bytes() == kept
+
+
+def test_a_file_has_its_name_when_it_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it was made of is removed next: a machine that stops then must find it whole."""
+    file, synced = tmp_path / "out.json", []
+
+    def told(number: int) -> None:
+        synced.append((os.fstat(number).st_size, file.exists()))
+
+    monkeypatch.setattr(os, "fsync", told)
+    write_whole(file, ["one\n", "two\n"])
+    assert synced == [(8, False)]
+    assert file.read_text() == "one\ntwo\n"
 
 
 BROKEN: dict[str, tuple[tuple[str | int, ...], Any, str]] = {

@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bild_dist.errors import ConfigError
 from bild_dist.model import default_pair, draft
 from bild_dist.model.base import Pass
+from bild_dist.model.contents import fingerprint
 from bild_dist.model.gguf import cache_folder, converted
 from tests.tiny import build, load_model, reference_logits, rules_for
 
@@ -129,8 +130,6 @@ def test_two_workers_that_start_at_once_convert_once(
 
 def test_another_file_of_the_same_name_is_another_model(tmp_path: Path):
     """A folder is known by what is in the file, not by what it is called."""
-    from bild_dist.model.gguf import fingerprint
-
     file = tmp_path / "tiny.gguf"
     seen = set()
     for content in (b"", b"a", b"b", b"a" * 9_000_000, b"a" * 8_999_999 + b"b"):
@@ -166,7 +165,7 @@ def test_the_default_pair_loads(monkeypatch: pytest.MonkeyPatch):
     # The user's own cache: converting takes longer than a test may.
     monkeypatch.delenv("XDG_CACHE_HOME")
     large, small = load_model(Path("default")), load_model(Path("default-draft"))
-    assert large.info.architecture == "LlamaForCausalLM"
+    assert large.info.architecture == "LlamaForCausalLM, plain operations"
     assert large.info.tokenizer == small.info.tokenizer != ""
     assert len(large._shapes) == 30
     folder = default_pair.shipped_draft()

@@ -13,6 +13,8 @@ from transformers import (
     BertForMaskedLM,
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     MistralConfig,
@@ -54,6 +56,7 @@ def test_what_a_worker_says_of_itself(tmp_path: Path):
     assert (info.device, info.dtype, info.tokenizer, info.encodes) == ("cpu", "float32", "", False)
     info = load_model(write_model(tmp_path / "llama", "llama")).info
     assert (info.kind, info.max_length, info.max_source) == ("decoder", 96, 0)
+    assert info.architecture == "LlamaForCausalLM, plain operations"
     assert (info.decoder_prompt, info.rules.begin, info.rules.limit) == ((), 0, 0)
 
 
@@ -175,6 +178,28 @@ def test_sliding_windows_are_refused_where_they_would_slide(tmp_path: Path):
     MistralForCausalLM(MistralConfig(**SMALL, sliding_window=40)).save_pretrained(tmp_path)
     text = refusal(tmp_path)
     assert "sliding-window attention over 40 tokens" in text
+    assert "--max-length 40" in text
+    model, reference = load_model(tmp_path, max_length=40), load_reference(tmp_path)
+    ids = [(5 * i) % 64 for i in range(40)]
+    model.open(0, [], rules_for(model, 1, 39))
+    model.forward(Pass(0, 0, ids[:35], 0))
+    distance = model.forward(Pass(0, 35, ids, 1, (9,)))[0].distance
+    with torch.no_grad():
+        expected = torch.log_softmax(reference(torch.tensor([ids])).logits[0, -1], -1)[9]
+    assert distance == pytest.approx(-expected.item(), abs=1e-4)
+
+
+def test_positions_that_switch_are_refused_where_they_would(tmp_path: Path):
+    """Behind the switch a pass turns all that it is fed by another set of angles, and the keys in the cache
+    keep the first: the text would depend on the passes. Up to the switch all is as elsewhere.
+    """
+    turns = {
+        "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0, 1.05, 1.1, 1.2],
+        "long_factor": [1.1, 2.0, 4.0, 8.0], "original_max_position_embeddings": 40, "factor": 2.4,
+    }  # fmt: skip
+    LlamaForCausalLM(LlamaConfig(**SMALL, rope_parameters=turns)).save_pretrained(tmp_path)
+    text = refusal(tmp_path)
+    assert "longrope" in text
     assert "--max-length 40" in text
     model, reference = load_model(tmp_path, max_length=40), load_reference(tmp_path)
     ids = [(5 * i) % 64 for i in range(40)]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -29,6 +30,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from bild_dist.errors import ConfigError
 from bild_dist.model.hf import HfModel
 from bild_dist.model.llama import LlamaDecoder
 from bild_dist.model.packed import PackedLinear, pack, packs
@@ -190,10 +192,18 @@ def wrong(*args: Any, **kwargs: Any) -> Any:
     raise AttributeError("renamed")
 
 
+def crooked(*args: Any, later: bool = False, **kwargs: Any) -> Any:
+    """Attention of many rows that is wrong always, or only behind others."""
+    found = scaled_dot_product_attention(*args, **kwargs)
+    return found * 1.3 if kwargs["attn_mask"] is not None or not later else found
+
+
 @pytest.mark.parametrize(
     ("name", "place", "change"),
     [
         ("biases", "llama.LlamaDecoder._attended", lambda self, asked, *rest: asked.reshape(len(asked), 1, -1)),
+        ("biases", "llama.scaled_dot_product_attention", crooked),
+        ("yarn", "llama.scaled_dot_product_attention", partial(crooked, later=True)),
         ("qwen3", "llama.LlamaDecoder._turns", wrong),
         ("qwen2", "llama._layer", wrong),
         ("mt5", "t5.T5Decoder._biases", lambda self, at, count: torch.zeros(4, count, at + count)),
@@ -201,17 +211,36 @@ def wrong(*args: Any, **kwargs: Any) -> Any:
     ],
 )  # fmt: skip
 def test_where_both_disagree_the_modules_run(
-    name: str, place: str, change: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    name: str, place: str, change: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     """A release of transformers that computes otherwise, or names things otherwise, costs speed and
-    nothing else: the model starts, its rows are right, and no layer holds on to joined weights.
+    nothing else: the model starts and says why it is slow, its rows are right, and no layer holds on to
+    joined weights.
     """
     monkeypatch.setattr(f"bild_dist.model.{place}", change)
     model, reference = load_model(write(tmp_path, name)), load_reference(tmp_path)
     assert model._passes.plain is None
+    assert "plain" not in model.info.architecture
+    (line,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert "runs by its modules" in line
+    assert ("AttributeError: renamed" if change is wrong else "gives other numbers") in line
     check_rows(model, reference, random.Random(name))
     for weight in model._model.parameters():
         assert weight.untyped_storage().nbytes() == 4 * weight.numel()
+
+
+@pytest.mark.parametrize("name", ["biases", "qwen3", "mt5"])
+def test_packed_weights_that_compute_otherwise_are_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are looked at once more where they lie: the modules, which were right, have given them up."""
+    pack_everything(monkeypatch)
+    forward = PackedLinear.forward
+    monkeypatch.setattr(PackedLinear, "forward", lambda self, rows: forward(self, rows) * 1.5)
+    if packs(torch.device("cpu"), torch.float32):
+        with pytest.raises(ConfigError, match=r"computes otherwise once .* another release"):
+            load_model(write(tmp_path, name))
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -235,3 +264,16 @@ def test_a_weight_is_held_once(
     assert isinstance(model._model.lm_head, PackedLinear) == (
         packed and packs(torch.device("cpu"), torch.float32)
     )
+
+
+@pytest.mark.parametrize("place", ["startup.pack", "llama.LlamaDecoder._turns"])
+def test_no_memory_is_called_no_memory(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU torch raises what it raises for anything: no model is wrong for it, and no other form is
+    smaller.
+    """
+    monkeypatch.setattr(f"bild_dist.model.{place}", lambda *_, **__: torch.empty(1 << 56))
+    if packs(torch.device("cpu"), torch.float32):
+        with pytest.raises(ConfigError, match=r"does not fit into the memory of cpu .*allocate"):
+            load_model(write(tmp_path, "biases"))

@@ -313,6 +313,11 @@ def test_a_draft_is_as_long_as_its_window_and_its_text_allow() -> None:
     check(32_000, 20_000, schedule="through", window=9000)
     check(32_000, 20_000, distance="kl", schedule="through", mode="exact")
     check(32_000, 7000, distance="kl", schedule="overlap", window=9000)
+    check(32_000, 11_000, logprobs=20, schedule="overlap")
+    check(32_000, 20_000, logprobs=20, schedule="overlap", mode="large")
+    check(32_000, 20_000, logprobs=20, schedule="paper")
+    with pytest.raises(InvalidRequest, match=r"max_new_tokens of at most \d+, or fewer logprobs"):
+        check(32_000, 20_000, logprobs=20, schedule="through", mode="exact")
     for setting, words in (
         ({"window": 8000}, "a window of at most 7069, or distance 'ce'"),
         ({"schedule": "overlap"}, "max_new_tokens of at most 7069, or distance 'ce'"),

@@ -1,195 +1,219 @@
-"""Metrics: sacrebleu's and rouge-score's own figures, and intervals that score nothing again."""
+"""The metrics: their page, what is carried over from elsewhere, and the files that speak of them."""
 
 from __future__ import annotations
 
-import math
-import random
-import sys
+import json
+import re
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
 import pytest
-from rouge_score.rouge_scorer import RougeScorer
-from sacrebleu.metrics.bleu import BLEU
-from sacrebleu.metrics.chrf import CHRF
 
-from bild_dist.config import WorkerConfig
+from bild_dist.clock import now_ns
+from bild_dist.config import Config, WorkerConfig
 from bild_dist.errors import ConfigError
-from bild_dist.evaluation.metrics import registry
-from bild_dist.evaluation.metrics.base import Judged, Resamples, mean
-from bild_dist.evaluation.metrics.own import Agreement, Perplexity, identical
-from bild_dist.evaluation.metrics.reading import Reading, nats
-from bild_dist.evaluation.metrics.words import Bleu, Chrf, RougeL
-from bild_dist.evaluation.tasks.base import Item
+from bild_dist.metrics import Metrics, Tally
+from bild_dist.orchestrator.fleet import Fleet
+from bild_dist.orchestrator.telemetry import Telemetry
+from bild_dist.tables import TelemetryConfig
+from bild_dist.telemetry.page import lag_watched, page
+from bild_dist.types import Role
+from bild_dist.workers.__main__ import load
+from bild_dist.workers.lifecycle import Worker
+from bild_dist.workers.telemetry import shown
 
-WORDS = [
-    "the", "a", "small", "large", "model", "writes", "checks", "text", "of", "files", "and", "quickly,", "well.",
-]  # fmt: skip
-
-
-def sentences(count: int, seed: int, least: int = 1) -> list[str]:
-    chance = random.Random(seed)
-    return [
-        " ".join(chance.choice(WORDS) for _ in range(chance.randint(least, 14)))
-        for _ in range(count)
-    ]
+ROOT = Path(__file__).parents[2]
+SPOKEN = ["configs/grafana/bild.json", "configs/prometheus/alerts.yml", "docs/telemetry.md"]
+NAME = re.compile(r"\b(?:bild|gen_ai)_[a-z_]*[a-z]\b")
 
 
-def judged(texts: list[str], *streams: list[str]) -> list[Judged]:
-    references = zip(*streams, strict=True)
-    return [Judged(text, (), tuple(found)) for text, found in zip(texts, references, strict=True)]
+def everything() -> Metrics:
+    metrics = Metrics()
+    for part in (metrics.requests, metrics.policy, metrics.workers, metrics.queue):
+        assert part is not None
+    return metrics
 
 
-TEXTS = ["", *sentences(39, 1)]
-FIRST, SECOND = sentences(40, 2), sentences(40, 3)
+def known() -> dict[str, set[str]]:
+    """Every metric that there is, with the names of its series."""
+    ends = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count", ""]}
+    return {
+        family.name: {family.name + end for end in ends.get(family.type, [""])}
+        for family in everything().registry.collect()
+    }
 
 
-@pytest.mark.parametrize("streams", [(FIRST,), (FIRST, SECOND)], ids=["one", "two"])
-def test_bleu_is_sacrebleus(streams: tuple[list[str], ...]) -> None:
-    """Adding up the counts of single texts gives the corpus figure, empty texts among them; so does
-    the signature that goes into a record.
+@pytest.mark.parametrize("file", SPOKEN)
+def test_files_name_only_metrics_that_exist(file: str) -> None:
+    """A panel, a rule or a sentence about a metric that nobody exports would be empty for ever."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    names = set(NAME.findall(text)) - {"bild_dist"}
+    assert len(names) > 8
+    assert names - {series for family in known().values() for series in family} == set()
+
+
+def test_every_metric_is_drawn_and_explained() -> None:
+    """The dashboard shows each, and docs/telemetry.md says what it is."""
+    drawn = (ROOT / SPOKEN[0]).read_text(encoding="utf-8")
+    explained = (ROOT / SPOKEN[2]).read_text(encoding="utf-8")
+    aside = {"bild_worker_info", "bild_prompt_tokens", "bild_build_info"}
+    for name, series in known().items():
+        assert name in aside or any(one in drawn for one in series), name
+        assert any(one in explained for one in series), name
+
+
+def test_the_dashboard_is_one() -> None:
+    """Every panel has a place of its own, a title, and something to show."""
+    dashboard = json.loads((ROOT / SPOKEN[0]).read_text(encoding="utf-8"))
+    panels = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert all(x < 24 for x, _ in cells)
+        taken |= cells
+        assert panel["title"]
+        assert panel["type"] == "row" or all(target["expr"] for target in panel["targets"])
+
+
+def test_a_tally_adds_only_what_is_new() -> None:
+    """A count that is kept elsewhere is carried over once; one that began anew is added whole."""
+    metrics = Metrics()
+    counter = metrics.policy.fallbacks
+    tally = Tally(counter)
+    for value, total in ((3, 3), (3, 3), (10, 10), (4, 14), (4, 14), (5, 15)):
+        tally.reads(value)
+        assert metrics.registry.get_sample_value("bild_fallbacks_total") == total
+
+
+def test_what_is_kept_elsewhere_is_read_first() -> None:
+    """A page never shows what was true at the last reading."""
+    metrics = Metrics()
+    gauge = metrics.workers.kv_tokens.labels("w")
+    counts = iter([5.0, 6.0])
+    metrics.refreshed_by(lambda: gauge.set(next(counts)))
+    assert b'bild_kv_tokens{worker="w"} 5.0' in metrics.render()[0]
+    assert b'bild_kv_tokens{worker="w"} 6.0' in metrics.render()[0]
+
+
+def fetched(url: str) -> tuple[str, str]:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return answer.read().decode(), answer.headers["Content-Type"]
+
+
+async def test_the_page_is_served_and_goes_away() -> None:
+    """In the text format, at the port that the system chose; afterwards nobody listens there."""
+    metrics = everything()
+    async with lag_watched(metrics), page(metrics, "127.0.0.1:0") as address:
+        text, kind = fetched(address)
+        assert kind.startswith("text/plain; version=")
+        assert "bild_requests_in_flight 0.0" in text
+    with pytest.raises(urllib.error.URLError, match="refused"):
+        fetched(address)
+
+
+async def test_a_worker_shows_what_its_engine_counts() -> None:
+    """Passes, their time and tokens, slots and cache: the engine's own numbers, under the worker's address."""
+    config = WorkerConfig(model="toy:small?seed=1")
+    async with Worker(lambda: load(config), "inproc://shown", 3) as worker:
+        async with shown("127.0.0.1:0", worker) as address:
+            text, _ = fetched(address)
+        for series in (
+            'bild_worker_up{worker="inproc://shown"} 1.0', 'bild_worker_slots{worker="inproc://shown"} 3.0',
+            'bild_worker_open_slots{worker="inproc://shown"} 0.0', 'bild_kv_tokens{worker="inproc://shown"} 0.0',
+            'bild_worker_waiting_requests{worker="inproc://shown"} 0.0',
+            'bild_worker_passes_total{worker="inproc://shown"} 0.0',
+        ):  # fmt: skip
+            assert series in text
+        assert f'generation="{worker.info.generation}"' in text
+        async with shown("", worker) as address:
+            assert address == ""
+
+
+def test_lost_workers_are_counted_from_the_start() -> None:
+    """Every reason stands at 0 before anything is lost: Prometheus sees no increase in a series that
+    begins at 1.
     """
-    scorer = BLEU()
-    marks = Bleu().marks(judged(TEXTS, *streams))
-    assert marks.value == pytest.approx(scorer.corpus_score(TEXTS, list(streams)).score, abs=1e-9)
-    if len(streams) == 1:
-        assert marks.signature == str(scorer.get_signature())
-
-
-@pytest.mark.parametrize("streams", [(FIRST,), (FIRST, SECOND)], ids=["one", "two"])
-def test_chrf_is_sacrebleus(streams: tuple[list[str], ...]) -> None:
-    """Its counts are taken here because sacrebleu gives none out; a text counts against the reference
-    that it is nearest to.
-    """
-    scorer = CHRF()
-    marks = Chrf().marks(judged(TEXTS, *streams))
-    assert marks.value == pytest.approx(scorer.corpus_score(TEXTS, list(streams)).score, abs=1e-9)
-    if len(streams) == 1:
-        assert marks.signature == str(scorer.get_signature())
-
-
-def test_rouge_is_rouge_scores_mean() -> None:
-    """F1 with the stemmer, mean over texts, times 100; of several references the best counts."""
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
-    one, other = (
-        [scorer.score(r, t)["rougeL"].fmeasure for r, t in zip(stream, TEXTS, strict=True)]
-        for stream in (FIRST, SECOND)
-    )
-    assert RougeL().marks(judged(TEXTS, FIRST)).value == pytest.approx(100 * np.mean(one))
-    best = 100 * np.mean(np.maximum(one, other))
-    assert RougeL().marks(judged(TEXTS, FIRST, SECOND)).value == pytest.approx(best)
-
-
-@pytest.mark.parametrize("metric", [Bleu(), Chrf(), RougeL()], ids=lambda m: m.name)
-def test_a_resample_is_scored_from_sums(metric: Bleu | Chrf | RougeL) -> None:
-    """The figure of a resample is that of the texts in it, scored from the start."""
-    texts = judged(TEXTS, FIRST)
-    marks = metric.marks(texts)
-    drawn = np.random.default_rng(5).multinomial(40, np.full(40, 1 / 40), 3)
-    for counts in drawn:
-        again = [text for text, n in zip(texts, counts, strict=True) for _ in range(n)]
-        found = marks.score(counts.astype(float)[None] @ marks.rows)[0]
-        assert found == pytest.approx(metric.marks(again).value, abs=1e-9)
-
-
-def test_an_interval_is_the_same_every_time_and_holds_the_figure() -> None:
-    """The resamples are seeded, so two people with the same texts publish the same interval."""
-    marks = Bleu().marks(judged(TEXTS, FIRST))
-    low, high = Resamples(40).interval(marks)
-    assert (low, high) == Resamples(40).interval(marks)
-    assert low < marks.value < high
-
-
-def test_a_difference_is_paired() -> None:
-    """Texts that differ a lot from each other and little between two settings: the interval of the
-    difference is narrow where those of the figures are wide.
-    """
-    chance = random.Random(4)
-    base = [chance.uniform(0, 100) for _ in range(50)]
-    better = [value + 1 + chance.uniform(-0.1, 0.1) for value in base]
-    draws = Resamples(50)
-    low, high = draws.difference(mean(better, ""), mean(base, ""))
-    assert 0.9 < low < 1 < high < 1.1
-    wide = draws.interval(mean(base, ""))
-    assert wide[1] - wide[0] > 5
-
-
-def test_agreement_is_one_for_the_large_models_own_text() -> None:
-    """The F1 of the common subsequence, and the share of identical texts beside it."""
-    texts = [
-        Judged("", (1, 2, 3), own=(1, 2, 3)),
-        Judged("", (1, 9, 3, 4), own=(1, 2, 3)),
-        Judged("", (), own=()),
-    ]
-    assert Agreement().marks(texts).value == pytest.approx((1 + 4 / 7 + 1) / 3)
-    assert identical(texts) == pytest.approx(2 / 3)
-    with pytest.raises(ConfigError, match="own text"):
-        Agreement().marks([Judged("", (1,))])
-
-
-def test_perplexity_weighs_tokens_alike() -> None:
-    """A long text counts for more than a short one: it is of the tokens, not of the texts."""
-    texts = [Judged("", (1,) * 3, nats=3 * math.log(2)), Judged("", (1,), nats=math.log(32))]
-    assert Perplexity().marks(texts).value == pytest.approx(4)
-    with pytest.raises(ConfigError, match="reading"):
-        Perplexity().marks([Judged("", (1,))])
-
-
-def test_a_toy_cannot_read() -> None:
-    """There is no model behind a toy that could be loaded a second time; the message says what to do."""
-    with pytest.raises(ConfigError, match="leave out"):
-        nats(WorkerConfig(model="toy:large"), [Reading((1,), (2,))])
-
-
-def items(*references: tuple[str, ...]) -> list[Item]:
-    return [Item(str(n), "text", found) for n, found in enumerate(references, 1)]
-
-
-def test_without_a_name_all_that_is_cheap_is_taken() -> None:
-    """References decide whether words can be compared; perplexity loads a model, so it is asked for,
-    or what the task is judged by.
-    """
-    full, bare = items(("a",), ("b",)), items((), ())
-    assert [m.name for m in registry.chosen([], full)] == ["bleu", "rougeL", "chrf", "agreement"]
-    assert [m.name for m in registry.chosen([], bare)] == ["agreement"]
-    assert [m.name for m in registry.chosen([], bare, "perplexity")] == ["agreement", "perplexity"]
-    assert [m.name for m in registry.chosen(["all"], full)] == registry.names()
-    assert [m.name for m in registry.chosen(["chrf,bleu", "bleu"], full)] == ["bleu", "chrf"]
+    metrics = Metrics()
+    fleet = Fleet(metrics)
+    text = metrics.render()[0].decode()
+    for role in Role:
+        for reason in ("exit", "signal", "start"):
+            assert f'bild_worker_restarts_total{{reason="{reason}",worker="{role}"}} 0.0' in text
+    fleet.lost(Role.SMALL, ConfigError("no such model"), None)
+    text = metrics.render()[0].decode()
+    assert 'bild_worker_restarts_total{reason="start",worker="small"} 1.0' in text
+    assert 'bild_worker_up{worker="small"} 0.0' in text
 
 
 @pytest.mark.parametrize(
-    ("asked", "found", "needle"),
+    ("field", "value", "words"),
     [
-        (["blue"], items(("a",)), "did you mean 'bleu'"),
-        (["bleu"], items(("a",), ()), "item '2' has no reference, which bleu needs"),
-        ([], items(("a",), ()), "item '2' has no reference"),
-        (["rougeL"], items((), ()), "item '1' has no reference"),
+        ("metrics", "9464", "metrics = '9464' must be HOST:PORT"),
+        ("metrics", "127.0.0.1:99999", "must be HOST:PORT"),
+        ("traces", "127.0.0.1:4318", "traces = '127.0.0.1:4318' must begin with http://"),
+        (
+            "log",
+            "xml",
+            "log = 'xml' must be one of console, json|log = 'xml' must be one of json, console",
+        ),
+        ("level", "loud", "level = 'loud' must be one of debug"),
     ],
-    ids=["a misspelt name", "one reference missing", "the same without a name", "none at all"],
 )
-def test_a_metric_that_cannot_be_had_is_refused(
-    asked: list[str], found: list[Item], needle: str
-) -> None:
-    """Before anything is measured: the message names the item, or the nearest metric."""
-    with pytest.raises(ConfigError, match=needle):
-        registry.chosen(asked, found)
+def test_a_bad_word_is_refused(field: str, value: str, words: str) -> None:
+    """What [telemetry] cannot mean is said before anything starts."""
+    with pytest.raises(ConfigError, match=words):
+        TelemetryConfig(**{field: value})
 
 
-@pytest.mark.parametrize(("asked", "library"), [("bleu", "sacrebleu"), ("rougeL", "rouge_score")])
-def test_a_missing_library_is_found_before_anything_is_written(
-    asked: str, library: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whoever asks for a metric hears at once what to install, and not behind hours of texts."""
-    for name in (library, "rouge_score.rouge_scorer"):
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ConfigError, match=f"{library} is not installed"):
-        registry.chosen([asked], items(("a",)))
-    assert registry.chosen(["agreement"], items(("a",)))
+def test_what_holds_for_all_holds_for_the_workers() -> None:
+    """A worker that is started here sends its spans, and writes its log, as [telemetry] says, unless its own table says
+    otherwise. Its page is its own: two cannot share one.
+    """
+    config = Config().overlaid(
+        telemetry={"metrics": "127.0.0.1:1", "traces": "http://a", "log": "json"},
+        small={"traces": "http://b", "metrics": "127.0.0.1:2"},
+    )
+    small, large = config.worker(Role.SMALL), config.worker(Role.LARGE)
+    assert (small.traces, small.log, small.metrics) == ("http://b", "json", "127.0.0.1:2")
+    assert (large.traces, large.log, large.metrics) == ("http://a", "json", "")
 
 
-def test_every_metric_says_what_a_point_of_it_is() -> None:
-    """And is shown so that a tenth of a point is seen."""
-    for metric in registry.METRICS:
-        assert registry.named(metric.name) is metric
-        assert 10**-metric.digits <= metric.point / 10 * 1.001
-    with pytest.raises(ConfigError, match="did you mean 'bleu'"):
-        registry.named("blue")
+@dataclass(slots=True)
+class Counts:
+    """What a consumer keeps, as far as the metrics read it."""
+
+    done: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    unprocessable: int = 0
+    redelivered: int = 0
+    renewals: int = 0
+    last_pull_ns: int = 0
+
+
+def test_jobs_are_read_from_the_consumers_own_counts() -> None:
+    """Each under its name; the time since the last fetch stands still at 0 while there is no room for a job."""
+    metrics, counts, full = Metrics(), Counts(), [False]
+    telemetry = Telemetry(metrics)
+    telemetry.consume(counts, lambda: full[0])
+    counts.done, counts.cancelled, counts.failed, counts.unprocessable = 7, 1, 2, 3
+    counts.redelivered, counts.renewals, counts.last_pull_ns = 4, 5, now_ns() - 30_000_000_000
+    page = metrics.render()[0].decode()
+    for line in (
+        'bild_queue_jobs_total{status="done"} 7.0', 'bild_queue_jobs_total{status="cancelled"} 1.0',
+        'bild_queue_dead_letters_total{queue="failed"} 2.0', 'bild_queue_dead_letters_total{queue="unprocessable"} 3.0',
+        "bild_queue_redeliveries_total 4.0", "bild_queue_lease_renewals_total 5.0",
+    ):  # fmt: skip
+        assert line in page
+    assert 30 <= (metrics.registry.get_sample_value("bild_queue_seconds_since_fetch") or 0) < 90
+    full[0] = True
+    assert metrics.registry.get_sample_value("bild_queue_seconds_since_fetch") == 0

@@ -23,6 +23,7 @@ from bild_dist.evaluation.corpora import named
 from bild_dist.evaluation.corpora.named import Example
 from bild_dist.types import Mode
 from tests.tiny import write_model
+from tests.tiny_tokenizers import TEXT, TOKENIZERS
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "debian-t5"
 TEXTS = (
@@ -197,9 +198,11 @@ def test_speed_ups_are_within_a_round_and_the_best_keeps_the_quality(
 
 
 def test_an_interrupted_measurement_goes_on_with_its_rounds(
-    stage: tuple[Stage, Any], tmp_path: Path
+    stage: tuple[Stage, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is complete is neither lost nor measured twice; other models are another measurement."""
+    """What is complete is neither lost nor measured twice; other models are another measurement, which says
+    what it writes over.
+    """
     played, run = stage
     played.stop_after = 13
     assert run("--rounds", "2") == 130
@@ -213,8 +216,12 @@ def test_an_interrupted_measurement_goes_on_with_its_rounds(
     shutil.rmtree(tmp_path / "aligned")
     write_model(tmp_path / "aligned", "t5", layers=1, seed=5)
     played.asked.clear()
+    capsys.readouterr()
     assert run("--rounds", "1") == 0
     assert len(played.asked) == once
+    said = capsys.readouterr().err
+    assert "round-1.json is of another measurement (models.aligned.sha256 was" in said
+    assert "written over" in said
 
 
 def test_who_cannot_take_part_is_named_and_the_others_are_measured(
@@ -287,3 +294,39 @@ def test_a_deep_model_grows_out_of_a_shallow_one(
         assert torch.allclose(new[2].DenseReluDense.wo.weight * 3, old[2].DenseReluDense.wo.weight)
     with pytest.raises(SystemExit, match="whole multiple"):
         scratch.grow(deep, Source(model=str(write_model(tmp_path / "c", "t5", layers=4))).load())
+
+
+def test_a_run_from_nothing_goes_on_with_its_own_settings_only(
+    recipe: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Whatever is chosen counts, and what is learned from; what another shape would end in, too."""
+    words = TEXT.split()
+    examples = [
+        Example(str(n), " ".join(words[n : n + 4]), " ".join(words[n + 1 : n + 4]))
+        for n in range(40)
+    ]
+    monkeypatch.setattr(named, "load", lambda name, split: examples)
+    (tmp_path / "tokenizer").mkdir()
+    TOKENIZERS["t5"](tmp_path / "tokenizer")
+    scratch = importlib.import_module("scratch")
+
+    def run(*more: str) -> int:
+        return scratch.main([  # type: ignore[no-any-return]
+            "--corpus", "x", "--tokenizer", str(tmp_path / "tokenizer"), "--out", str(tmp_path / "out"),
+            "--encoder-layers", "1", "--decoder-layers", "1", "--width", "24", "--inner", "32", "--heads", "6",
+            "--dtype", "float32", "--threads", "1", "--tokens", "256", "--minutes", "1e-9", *more,
+        ])  # fmt: skip
+
+    assert run() == 0
+    for option, other in (
+        ("dropout", "0.5"),
+        ("dtype", "bfloat16"),
+        ("inner", "64"),
+        ("heads", "4"),
+    ):
+        assert run(f"--{option}", other) == 2
+        assert f"holds a run with {option} = " in capsys.readouterr().err
+    del examples[-1]
+    assert run() == 2
+    assert "holds a run with lessons = '40 texts" in capsys.readouterr().err

@@ -379,3 +379,13 @@ def test_what_is_finished_is_not_made_again(task: Path, monkeypatch: pytest.Monk
         patch.setattr(command, "swept", None)
         assert command.main(arguments, inproc) == 0
     assert task.with_name("tuned.toml").read_text() == before
+
+
+def test_a_sweep_of_its_own_that_is_damaged_is_made_again(
+    task: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that the machine's stop left empty must not stop the command for ever."""
+    task.with_name("tuned.validation.json").write_text("")
+    assert command.main(words(task, *ANY), inproc) == 0
+    assert "is no whole JSON" in capsys.readouterr().out
+    assert Study.read(task.with_name("tuned.validation.json")).points

@@ -27,12 +27,17 @@ class Asking:
         room = min(source.longest(plan.max_length) for source in (plan.small, plan.large))
         if not shape.is_encoder_decoder:
             room -= plan.writing.max_new_tokens
-        width = int(shape.get_text_config(decoder=True).vocab_size)
+        own, width = (
+            int(part.get_text_config(decoder=True).vocab_size)
+            for part in (plan.small.plan(), shape)
+        )
+        # Families pad their tables to different sizes: ids that one of them lacks the decoder masks too.
+        shared = min(own, width)
         writer = Writer(plan.large.tokens(), plan.src_lang, plan.tgt_lang)
         self.forced = writer.forced()
         """The id that begins every text, where a target language is forced."""
         self.learned = questions(
-            prompts(plan.corpus, "train"), writer.ids, room, width, limit=plan.limit
+            prompts(plan.corpus, "train"), writer.ids, room, shared, limit=plan.limit
         )
         """What the small model learns from."""
         if not self.learned.kept:
@@ -40,12 +45,14 @@ class Asking:
                 f"--corpus {plan.corpus} has no prompt that can be used: {counted(self.learned)}"
             )
         self.held = questions(
-            prompts(plan.corpus, "validation"), writer.ids, room, width, limit=plan.held_out,
+            prompts(plan.corpus, "validation"), writer.ids, room, shared, limit=plan.held_out,
             but=self.learned.kept,
         )  # fmt: skip
         """What agreement is measured on."""
-        writing = replace(plan.writing, forced_begin=self.forced)
+        limit = shared if shared < width else None
+        writing = replace(plan.writing, forced_begin=self.forced, vocabulary=limit)
         self._teacher = Teacher(large, plan.large.fingerprint(), writing)
+        self._teacher.adopt(plan.large.fingerprint(of_old=True))
 
     def texts(self, found: Questions, name: str) -> list[Output]:
         """The answers, in the order of the questions."""

@@ -44,7 +44,11 @@ from bild_dist.model.short_head import ShortHead, end_ids
 if TYPE_CHECKING:
     from bild_dist.orchestrator.cli import InProcess
 
-REPORT: Final = "report.json"
+REPORT: Final = ready.REPORT
+_COUNTED: Final = "report.partial.json"
+"""The report before the pair was opened. Under a name of its own: whoever waits for the other takes it for
+the end.
+"""
 _TOKENIZER: Final = (
     "tokenizer*", "*.jinja", "*.model", "*.spm", "vocab.*", "merges.txt", "special_tokens_map.json",
     "added_tokens.json", "chat_template.json", "tekken.json",
@@ -52,7 +56,6 @@ _TOKENIZER: Final = (
 """Files that say how a model reads text."""
 _WEIGHTS: Final = ("draft.*", "config.json", "generation_config.json", "model*.safetensors*")
 """Files that say what a model is."""
-_RUN: Final = "training"
 
 
 def main(argv: Sequence[str], inproc: InProcess) -> int:
@@ -105,8 +108,11 @@ class Align:
             self._say(f"stopped after --minutes {plan.minutes:g}: the same command goes on")
             return False
         self._save(small, head)
-        after = self._agreement(self._written(), tests, None)
+        written = self._written()
+        after = self._agreement(written, tests, None)
         if before is not None and after is not None:
+            # Kept whatever becomes of the pair in the decoder: counting took longer than that will.
+            self._report(_COUNTED, before, after, asking.learned, texts, tests)
             with self._err.status("measuring the pair") as status:
                 before, after = together.completed(
                     plan,
@@ -114,12 +120,15 @@ class Align:
                     before,
                     after,
                     tests,
-                    self._large(),
+                    # Trained together with its exit, the large model of the pair is another one.
+                    written if plan.training.exit_layer else self._large(),
                     self._forced,
                     status.update,
                 )
             agreement.show(before, after, self._err)
-        self._report(before, after, asking.learned, texts, tests)
+        self._report(REPORT, before, after, asking.learned, texts, tests)
+        (plan.out / _COUNTED).unlink(missing_ok=True)
+        self._say(f"written to {plan.out}, with {REPORT}")
         return True
 
     def _large(self) -> Any:
@@ -168,7 +177,7 @@ class Align:
         identity = plan.identity([plan.small.fingerprint(), plan.large.fingerprint()])
         read = sha256(json.dumps([(text.prompt_ids, text.ids) for text in texts]).encode())
         identity["texts"] = f"{len(texts)} texts, {read.hexdigest()[:16]}"
-        checkpoints = Checkpoints(plan.out / _RUN, identity)
+        checkpoints = Checkpoints(plan.out / ready.RUN, identity)
         lessons = [text.lesson() for text in texts if text.ids]
         run = Run(small, lessons, plan.training, checkpoints, self._map(small, head))
         with Bar("small model learns", run.steps) as bar:
@@ -197,7 +206,7 @@ class Align:
             if plan.shared and not small.config.is_encoder_decoder:
                 draft.save(small, plan.out, _base(plan.large.model, plan.out), head, plan.storage)
                 return
-            small.to(torch.bfloat16 if plan.storage == "bfloat16" else torch.float32)
+            small.to(DTYPES[plan.storage])
             small.save_pretrained(str(plan.out))
             for file in plan.large.folder().iterdir():
                 if any(file.match(pattern) for pattern in _TOKENIZER):
@@ -217,8 +226,8 @@ class Align:
         return replace(plan.small, model=str(plan.out), exit_layer=0, layers=()).load()
 
     def _report(
-        self, before: agreement.Report | None, after: agreement.Report | None, found: Questions,
-        texts: Sequence[Output], tests: Sequence[Output],
+        self, name: str, before: agreement.Report | None, after: agreement.Report | None,
+        found: Questions, texts: Sequence[Output], tests: Sequence[Output],
     ) -> None:  # fmt: skip
         plan = self._plan
         said = {
@@ -228,12 +237,11 @@ class Align:
             "before": before and before.as_dict(), "after": after and after.as_dict(),
         }  # fmt: skip
         try:
-            write_whole(plan.out / REPORT, json.dumps(said, indent=1) + "\n")
+            write_whole(plan.out / name, json.dumps(said, indent=1) + "\n")
         except ConfigError as error:
             raise ConfigError(
                 f"{error}: make room and start the same command again; the training is kept"
             ) from None
-        self._say(f"written to {plan.out}, with {REPORT}")
 
     def _say_skipped(self, found: Questions) -> None:
         if found.skipped:

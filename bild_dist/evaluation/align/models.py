@@ -15,8 +15,8 @@ from transformers import GenerationConfig
 from bild_dist.errors import ConfigError
 from bild_dist.model import hub, tokenizer
 from bild_dist.model.checkpoint import DTYPES, cut, plan_of, weights_of
+from bild_dist.model.contents import fingerprint, sampled
 from bild_dist.model.foreign import quiet
-from bild_dist.model.gguf import fingerprint
 from bild_dist.model.tokenizer import Tokens
 from bild_dist.orchestrator.text import Text
 
@@ -87,8 +87,11 @@ class Source:
         with quiet():
             return tokenizer.read(self.folder(), encdec=encdec, trust_remote_code=trust)
 
-    def fingerprint(self) -> str:
-        """A name for the weights and their config: the same for the same contents anywhere."""
+    def fingerprint(self, *, of_old: bool = False) -> str:
+        """A name for the weights and their config: the same for the same contents anywhere. `of_old`: the one
+        that earlier versions gave them.
+        """
+        named = sampled if of_old else fingerprint
         folder = self.folder()
         chosen = [self.exit_layer, self.dtype, self.ignored, *self.layers]
         digest = sha256(json.dumps(chosen).encode())
@@ -96,7 +99,7 @@ class Source:
             file = folder / name
             digest.update(file.read_bytes() if file.is_file() else b"")
         for file in sorted(folder.glob("*.safetensors")):
-            digest.update(fingerprint(file).encode())
+            digest.update(named(file).encode())
         return digest.hexdigest()[:16]
 
 

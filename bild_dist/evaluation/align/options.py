@@ -41,6 +41,7 @@ class Alignment:
     head: int
     """Ids of a short head, 0 for the whole vocabulary."""
     storage: str
+    """What the weights are on disk."""
     replays: tuple[tuple[float, float], ...]
     """Thresholds, alpha_fb and alpha_rb, to write the held-out texts at when all is done."""
     threads: int
@@ -58,6 +59,7 @@ class Alignment:
         """What a run must have in common with the one that it goes on with."""
         return {
             **asdict(self.training),
+            "choices": self.writing.choices,
             "head": self.head,
             "joint": self.joint,
             "models": list(fingerprints),
@@ -92,8 +94,9 @@ def parser() -> Parser:
     models.add_argument("--head", type=int, default=0, metavar="N",
                         help="with --early-exit: the small model writes only the N ids that the large one writes most "
                         "often; the large one writes the rest")  # fmt: skip
-    models.add_argument("--storage", choices=("bfloat16", "int8"), default="bfloat16",
-                        help="of what --early-exit writes (default: bfloat16)")  # fmt: skip
+    models.add_argument("--storage", choices=("float32", "bfloat16", "int8"),
+                        help="of the weights that are written (default: bfloat16 for what --early-exit writes without "
+                        "--joint, else as --dtype); int8 is for drafts, float32 for whole models")  # fmt: skip
     texts = top.add_argument_group("calibration")
     texts.add_argument("--corpus", required=True, metavar="NAME|FILE.jsonl",
                        help=f'{", ".join(named.names())}, or a file with one {{"prompt" | "messages" | '
@@ -186,7 +189,8 @@ def asked(argv: Sequence[str]) -> Alignment:
             epochs=given.epochs, rate=given.rate, schedule=given.schedule, tokens=given.batch_tokens,
             seed=given.seed, distil=given.distil, exit_layer=given.early_exit if given.joint else 0,
         ),
-        minutes=given.minutes, joint=given.joint, head=given.head, storage=given.storage,
+        minutes=given.minutes, joint=given.joint, head=given.head,
+        storage=given.storage or ("bfloat16" if copied else given.dtype),
         replays=tuple(_thresholds(text) for text in given.replay),
         threads=given.threads, src_lang=given.src_lang, tgt_lang=given.tgt_lang,
     )  # fmt: skip

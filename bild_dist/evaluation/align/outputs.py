@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -56,13 +56,15 @@ class Output:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """How to write. `batch`: texts at once; `choices`: ids kept of each position's distribution;
-    `forced_begin`: the first id of every text, such as a language.
+    `forced_begin`: the first id of every text, such as a language; `vocabulary`: only ids below it are
+    written, None for all that the model has.
     """
 
     max_new_tokens: int = 128
     batch: int = 64
     choices: int = 16
     forced_begin: int | None = None
+    vocabulary: int | None = None
 
 
 class Teacher:
@@ -73,8 +75,17 @@ class Teacher:
 
     def __init__(self, model: Callable[[], Any], fingerprint: str, asked: Asked) -> None:
         self._model = model
-        self._fingerprint = fingerprint
+        self._folder = cache_folder().parent / "outputs" / fingerprint
         self._asked = asked
+
+    def adopt(self, name: str) -> None:
+        """Takes over the texts that an earlier version kept under another name. Once: what it then called
+        so, and is another model, does not find them again.
+        """
+        if not self._folder.exists():
+            # None there, or no room: they are written again.
+            with suppress(OSError):
+                self._folder.with_name(name).rename(self._folder)
 
     def outputs(
         self, questions: Sequence[Question], tell: Callable[[int, str], None] = lambda *_: None
@@ -96,17 +107,12 @@ class Teacher:
 
     def _file(self, part: Sequence[Question]) -> Path:
         asked = self._asked
-        key = json.dumps(
-            [
-                _FORMAT,
-                asked.max_new_tokens,
-                asked.choices,
-                asked.forced_begin,
-                [q.ids for q in part],
-            ]
-        )
+        # Texts of a whole vocabulary keep the name that they had before there was a limit.
+        limit = () if asked.vocabulary is None else (asked.vocabulary,)
+        said = [_FORMAT, asked.max_new_tokens, asked.choices, asked.forced_begin, *limit]
+        key = json.dumps([*said, [q.ids for q in part]])
         name = sha256(key.encode()).hexdigest()[:16]
-        return cache_folder().parent / "outputs" / self._fingerprint / f"{name}.safetensors"
+        return self._folder / f"{name}.safetensors"
 
     def _write(self, part: Sequence[Question], tell: Callable[[int], None]) -> list[Output]:
         # Texts of one length together: little padding.
@@ -121,16 +127,22 @@ class Teacher:
 
 
 class _Recorder(LogitsProcessor):
-    """Notes the best choices of every step. Changes nothing."""
+    """Notes the best choices of every step, and keeps it to ids below `vocabulary`, where there is such
+    a limit. Owned by one call of `generate`.
+    """
 
-    def __init__(self, choices: int) -> None:
+    def __init__(self, choices: int, vocabulary: int | None) -> None:
         self._choices = choices
+        self._vocabulary = vocabulary
         self.ids: list[torch.Tensor] = []
         self.logprobs: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Shapes: `scores` [B, V], returned as they are."""
-        top = scores.float().topk(min(self._choices, scores.shape[-1]), -1)
+        """Shapes: `scores` [B, V], and so is what is returned."""
+        if self._vocabulary is not None:
+            scores = scores.clone()
+            scores[:, self._vocabulary :] = -torch.inf
+        top = scores.float().topk(min(self._choices, self._vocabulary or scores.shape[-1]), -1)
         self.ids.append(top.indices)
         self.logprobs.append(top.values - torch.logsumexp(scores.float(), -1, keepdim=True))
         return scores
@@ -151,7 +163,7 @@ def write(model: Any, questions: Sequence[Question], asked: Asked) -> list[Outpu
         rows.append([*question.ids, *gap] if encdec else [*gap, *question.ids])
         held = [1] * len(question.ids)
         masks.append([*held, *[0] * len(gap)] if encdec else [*[0] * len(gap), *held])
-    recorder = _Recorder(asked.choices)
+    recorder = _Recorder(asked.choices, asked.vocabulary)
     # Without one the generation config decides.
     forced = {} if asked.forced_begin is None else {"forced_bos_token_id": asked.forced_begin}
     with _plain(model):

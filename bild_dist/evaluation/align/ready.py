@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from transformers import GenerationConfig
 
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.align.models import Source
 from bild_dist.evaluation.align.options import Alignment
+from bild_dist.model.load import length_of
 from bild_dist.model.rules import rules_of
 from bild_dist.model.tokenizer import Tokens
+
+REPORT: Final = "report.json"
+"""Beside an aligned model, what came of it."""
+RUN: Final = "training"
+"""Beside it, its checkpoints."""
 
 
 def check(plan: Alignment) -> None:
@@ -27,6 +34,8 @@ def check(plan: Alignment) -> None:
         raise ConfigError(
             "--head and --storage int8 are for drafts of decoder-only models: leave them out"
         )
+    if plan.shared and not encdec and plan.storage == "float32":
+        raise ConfigError("--storage float32 is for whole models: a draft takes bfloat16 or int8")
     there = _layers(shape, encdec=encdec)
     absent = [layer for layer in plan.small.layers if not 0 <= layer < there]
     if absent:
@@ -40,10 +49,25 @@ def check(plan: Alignment) -> None:
         )
         if _layers(cut.plan(), encdec=encdec) == there:
             raise ConfigError(f"--early-exit {exits} is the whole model: take fewer layers")
+    _free(plan.out)
     for source in (plan.small, plan.large):
         if plan.out.resolve() == source.folder().resolve():
             raise ConfigError(f"--out {plan.out} is a model that is read: name another folder")
         _rules(source, encdec=encdec)
+        # A worker asks the same when the pair is opened, after all that takes time.
+        length_of(source.model, source.plan().get_text_config(decoder=True), plan.max_length)
+
+
+def _free(out: Path) -> None:
+    """Raises ConfigError if a folder holds a model that no alignment wrote there."""
+    ours = (out / RUN).is_dir() or (out / REPORT).is_file()
+    found = [name for name in ("config.json", "draft.json") if (out / name).is_file()]
+    found += sorted(file.name for file in out.glob("*.safetensors"))
+    if found and not ours:
+        raise ConfigError(
+            f"--out {out} holds a model ({found[0]}) that is not of `bild align`, and it would be written over: name "
+            "another folder"
+        )
 
 
 def agree(small: Tokens, large: Tokens) -> None:

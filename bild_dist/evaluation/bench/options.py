@@ -22,9 +22,9 @@ _OWN: Final = frozenset((
     "modes", "schedules", "transports", "peers", "prompts", "count", "rounds", "paced", "output",
 ))  # fmt: skip
 """What this command knows and a configuration does not."""
-_CONTEST: Final = frozenset(("mode", "schedule", "stop", "deadline"))
-"""Options of a request that are not for the asking: contestants differ in the first two, and the
-others are not texts that can be compared."""
+_CONTEST: Final = frozenset(("mode", "schedule", "stop", "deadline", "logprobs", "traceparent"))
+"""Options of a request that are not for the asking: contestants differ in the first two, the next
+two leave no texts that can be compared, and of the rest nothing is reported."""
 _HELP: Final = {
     "alpha_fb": "the large model writes where the small one is less sure",
     "alpha_rb": "and replaces what lies further from it than N, nats unless --distance is tv or l2",

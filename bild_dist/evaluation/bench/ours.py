@@ -130,7 +130,7 @@ def _answers(recording: Recording) -> int:
 
 def _runs_on(info: Mapping[Role, Info]) -> str:
     parts = [
-        f"{role} {i.model}, {i.dtype} on {i.device}, {i.threads} threads"
+        f"{role} {i.model} ({i.architecture}), {i.dtype} on {i.device}, {i.threads} threads"
         for role, i in sorted(info.items())
     ]
     return "this program's workers: " + "; ".join(parts)

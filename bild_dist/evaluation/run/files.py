@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,9 @@ def write_whole(path: Path, text: str | Iterable[str], option: str = "") -> None
     try:
         with part.open("w", encoding="utf-8") as file:
             file.writelines([text] if isinstance(text, str) else text)
+            file.flush()
+            # On the disk before it has its name: what it was made of may go as soon as it has.
+            os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
         title = f"{option} {path}".lstrip()

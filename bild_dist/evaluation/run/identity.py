@@ -13,6 +13,7 @@ from bild_dist.config import WorkerConfig
 from bild_dist.evaluation.tasks.base import Item
 from bild_dist.messages import Info
 from bild_dist.model import hub
+from bild_dist.model.contents import fingerprint
 
 _PASSING: Final = frozenset(("generation", "pid", "slots", "rules"))
 """Of a worker's Info, what may be another when a run goes on."""
@@ -39,17 +40,25 @@ def folder(config: WorkerConfig, *, joined: bool) -> dict[str, Any]:
     if joined or config.model.startswith("toy:"):
         return {}
     ignored = list(config.ignore_generation)
-    return {"weights": weights(hub.folder_for(config)), "ignored": ignored}
+    found = weights(hub.folder_for(config), trust_remote_code=config.trust_remote_code)
+    return {"weights": found, "ignored": ignored}
 
 
-def weights(folder: Path) -> str:
-    """A name for what a model's folder holds: another one as soon as it is trained again."""
-    # It stands beside code that needs transformers.
-    from bild_dist.model.gguf import fingerprint
-
+def weights(folder: Path, *, trust_remote_code: bool = False) -> str:
+    """A name for what a model's folder holds: another one as soon as it is trained again. A draft's holds its
+    base too, whose embedding and head it has.
+    """
     digest = sha256()
     for file in sorted(folder.glob("*.json")):
         digest.update(file.name.encode() + file.read_bytes())
     for file in sorted(folder.glob("*.safetensors")):
         digest.update(fingerprint(file).encode())
+    if hub.is_draft(folder):
+        # It needs transformers, and whoever asks for toys has none.
+        from bild_dist.model import draft
+
+        own = draft.read(folder)
+        if own is not None:
+            base = own.base_folder(trust_remote_code=trust_remote_code)
+            digest.update(weights(base, trust_remote_code=trust_remote_code).encode())
     return digest.hexdigest()[:16]

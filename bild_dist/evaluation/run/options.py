@@ -28,6 +28,8 @@ _OWN: Final = frozenset((
     "task", "split", "count", "metric", "rounds", "prefix", "template", "name", "baseline", "oracle", "out",
 ))  # fmt: skip
 """What this command knows and a configuration does not."""
+_BESIDE: Final = ("logprobs", "traceparent")
+"""Options that are about what is told of a text; a record holds neither."""
 _PARTLY: Final = frozenset(("no rollback", "no fallback", "nucleus"))
 """Baselines that leave a threshold to whoever asks, which then belongs into the name."""
 
@@ -90,12 +92,14 @@ def task_options(top: argparse.ArgumentParser) -> None:
 
 
 def request_options(top: argparse.ArgumentParser) -> None:
-    """One option a field of Options, so that none is forgotten; they mean what they mean for `bild
-    generate`.
+    """One option a field of Options that touches texts, so that none is forgotten; they mean what they
+    mean for `bild generate`.
     """
     group = top.add_argument_group("the setting (as for bild generate)")
     hints, default = typing.get_type_hints(Options), Options()
     for spec in dataclasses.fields(Options):
+        if spec.name in _BESIDE:
+            continue
         flag, value = spec.name.replace("_", "-"), getattr(default, spec.name)
         kinds = [kind for kind in _kinds(hints[spec.name]) if kind is not type(None)]
         kind = kinds[0]
@@ -169,7 +173,7 @@ def compared(config: Config, asked: Mapping[str, Any]) -> tuple[Config, str | No
     options = baseline(kind, before) if kind is not None else replacing(before, nats)
     for spec in dataclasses.fields(Options):
         ours = getattr(options, spec.name)
-        if asked[spec.name] is not None and ours != getattr(before, spec.name):
+        if asked.get(spec.name) is not None and ours != getattr(before, spec.name):
             raise ConfigError(
                 f"{flag} sets {spec.name} to {ours}, which is not what --{spec.name.replace('_', '-')} says: "
                 "leave one of the two out"

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Self, TypeAlias
 
@@ -47,7 +49,9 @@ class Partial:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._file.close()
+        # Where a line did not fit, closing tries it once more: the error that says so is on its way.
+        with suppress(OSError):
+            self._file.close()
 
     def __contains__(self, step: Step) -> bool:
         return (step.part, step.round, step.item.id) in self.found
@@ -79,14 +83,16 @@ class Partial:
         try:
             if not self.path.exists():
                 return []
-            text = self.path.read_text(encoding="utf-8", errors="replace")
-            whole = text[: text.rfind("\n") + 1]
+            text = self.path.read_bytes()
+            whole = text[: text.rfind(b"\n") + 1]
             if whole != text:
-                self.path.write_text(whole, encoding="utf-8")
+                # Never written anew: whoever stops in the middle of that would lose all texts.
+                os.truncate(self.path, len(whole))
         except OSError as error:
             raise self._refused(error) from None
         try:
-            lines = [revived(json.loads(line)) for line in whole.split("\n") if line]
+            said = whole.decode("utf-8", errors="replace")
+            lines = [revived(json.loads(line)) for line in said.split("\n") if line]
             other = dict(lines[0]["identity"]) if lines else self._identity
             for line in lines[1:]:
                 part, number = line.pop("part"), line.pop("round")

@@ -182,7 +182,9 @@ def staged(texts: Sequence[Marks], options: Options, costs: Costs) -> list[Playe
             f"a replay takes up to {MOST} texts, not {len(texts)}: give fewer (--count)"
         )
     stage = _Stage(texts, costs)
-    options = dataclasses.replace(options, branches=1, stop=(), deadline=None, temperature=0.0)
+    options = dataclasses.replace(
+        options, branches=1, stop=(), deadline=None, temperature=0.0, logprobs=None
+    )
     forecast = Forecast(stage.measured, options)
     waiting = list(range(len(texts)))
 

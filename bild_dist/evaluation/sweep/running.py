@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +21,7 @@ from bild_dist.evaluation.metrics.base import Metric, Resamples
 from bild_dist.evaluation.run import running
 from bild_dist.evaluation.run.record import Failure, Part, Setting, TextRecord
 from bild_dist.evaluation.sweep import timing
+from bild_dist.evaluation.sweep.aside import aside
 from bild_dist.evaluation.sweep.grid import Grid, Rule, front, rule
 from bild_dist.evaluation.sweep.journal import Journal
 from bild_dist.evaluation.sweep.memory import Memory
@@ -100,10 +101,10 @@ class Stages:
             await self._read(pair)
             settings = sweep.grid.settings()
             # Aside: the workers of this process take a loop that is busy for ten seconds for a lost one.
-            points = await asyncio.to_thread(self._predicted, settings)
+            points = await aside(lambda: self._predicted(settings))
             wanted = self._wanted(points)
             texts = await self._write(pair, [p.setting for p in wanted])
-        played = {p.setting.name: self._own(p.setting.options, texts) for p in wanted}
+        played = dict(await aside(lambda: self._replayed(wanted, texts)))
         walls: Mapping[str, Sequence[Played]] = {}
         if sweep.measure:
             walls = await self._measured([point.setting for point in wanted])
@@ -170,8 +171,8 @@ class Stages:
         # No text is under way, so the models are free.
         return await asyncio.to_thread(read, item.id, work, tokens, pair.models)
 
-    def _predicted(self, settings: Sequence[Setting]) -> list[Point]:
-        """The replay of the whole grid."""
+    def _predicted(self, settings: Sequence[Setting]) -> Generator[Point]:
+        """The replay of the whole grid, a setting after the other."""
         started_ns = now_ns()
         marks = {kind: [Marks.of(r) for r in read] for kind, read in self._readings.items()}
         own = replay(marks["middle"], self._sweep.grid.middle, self._costs)
@@ -182,14 +183,12 @@ class Stages:
         # Encoding, prefill and the orchestrator: what the virtual clock leaves out. The median, since
         # one text that another program held up says nothing about the others.
         self._opening_ns = max(0, round(float(np.median(gaps))))
-        points = []
         with Bar("replay", len(settings)) as bar:
             for number, setting in enumerate(settings, start=1):
                 texts = marks[self._sweep.recorded]
-                points.append(Point(setting=setting, played=self._timed_by(texts, setting.options)))
+                yield Point(setting=setting, played=self._timed_by(texts, setting.options))
                 bar.at(number)
         self._spent["replay"] += now_ns() - started_ns
-        return points
 
     def _timed_by(self, texts: Sequence[Marks], options: Options) -> tuple[Played, ...]:
         """A replay with the time that every text takes besides."""
@@ -254,6 +253,13 @@ class Stages:
             text = await timing.write(pair.decoder, item, paper)
         reading = (await self._reading(pair, item, text.tokens)).as_dict() if read else None
         return {"text": dataclasses.asdict(text), "reading": reading}
+
+    def _replayed(
+        self, points: Sequence[Point], texts: Mapping[Rule, Sequence[TextRecord]]
+    ) -> Generator[tuple[str, list[Played]]]:
+        """Passes of settings over their own texts, by name."""
+        for point in points:
+            yield point.setting.name, self._own(point.setting.options, texts)
 
     def _own(self, options: Options, texts: Mapping[Rule, Sequence[TextRecord]]) -> list[Played]:
         """Passes of a setting over the texts that it really wrote."""

@@ -51,12 +51,13 @@ async def record(
     """Writes and times what is not in the journal yet. Returns the fields of the models' Info.
 
     Under `timed ID` the journal gets the three texts of an item, or why there are none; under
-    `costs` the times of the passes.
+    `models` what wrote them, under `costs` the times of its passes.
 
     Raises:
         BildError: a worker failed, or the models do not fit together.
     """
-    if "costs" in journal and all(f"timed {item.id}" in journal for item in items):
+    wanted = ("models", "costs", *(f"timed {item.id}" for item in items))
+    if all(key in journal for key in wanted):
         found: dict[str, Any] = journal["models"]
         return found
     async with opening as decoder:
@@ -65,11 +66,11 @@ async def record(
             if f"timed {item.id}" not in journal:
                 journal.put(f"timed {item.id}", await _item(decoder, item, grid))
             tell(done)
-        journal.put("costs", dataclasses.asdict(await measured(decoder)))
         infos = {
             role.value: dataclasses.asdict(worker.info) for role, worker in decoder.workers.items()
         }
         journal.put("models", infos)
+        journal.put("costs", dataclasses.asdict(await measured(decoder)))
     return infos
 
 

@@ -204,9 +204,14 @@ class Tune:
         path = self._plan.asked.out.with_suffix(f".{part}.json")
         if path.exists():
             # An interrupted command goes on: what it had finished is not made again.
-            found = Study.read(path)
-            if found.environment.get("sweep") == fingerprint(sweep):
-                return found
+            try:
+                found = Study.read(path)
+            except ConfigError as error:
+                # This command's own file: nobody else would make it again.
+                self._say(f"{error}; this command does so")
+            else:
+                if found.environment.get("sweep") == fingerprint(sweep):
+                    return found
         return swept(sweep, path, self._plan.command, self._inproc)
 
     def _fits(self, study: Study, test: Sweep) -> None:

@@ -53,7 +53,7 @@ class ToOrchestrator(_message.Message):
     def __init__(self, info: _Optional[_Union[Info, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., encoded: _Optional[_Union[Encoded, _Mapping]] = ..., opened: _Optional[_Union[Opened, _Mapping]] = ..., drafted: _Optional[_Union[Drafted, _Mapping]] = ..., verified: _Optional[_Union[Verified, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., bye: _Optional[_Union[Bye, _Mapping]] = ...) -> None: ...
 
 class Rules(_message.Message):
-    __slots__ = ("vocabulary", "begin", "limit", "end_ids", "suppress", "begin_suppress", "forced_begin", "forced_end", "repetition_penalty", "no_repeat_ngram", "min_length", "min_new_tokens", "temperature", "top_k", "top_p", "seed", "confidence", "distance", "rejection")
+    __slots__ = ("vocabulary", "begin", "limit", "end_ids", "suppress", "begin_suppress", "forced_begin", "forced_end", "repetition_penalty", "no_repeat_ngram", "min_length", "min_new_tokens", "temperature", "top_k", "top_p", "seed", "confidence", "distance", "rejection", "logprobs")
     VOCABULARY_FIELD_NUMBER: _ClassVar[int]
     BEGIN_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +73,7 @@ class Rules(_message.Message):
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     DISTANCE_FIELD_NUMBER: _ClassVar[int]
     REJECTION_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     vocabulary: int
     begin: int
     limit: int
@@ -92,7 +93,8 @@ class Rules(_message.Message):
     confidence: str
     distance: str
     rejection: bool
-    def __init__(self, vocabulary: _Optional[int] = ..., begin: _Optional[int] = ..., limit: _Optional[int] = ..., end_ids: _Optional[_Iterable[int]] = ..., suppress: _Optional[_Iterable[int]] = ..., begin_suppress: _Optional[_Iterable[int]] = ..., forced_begin: _Optional[int] = ..., forced_end: _Optional[_Iterable[int]] = ..., repetition_penalty: _Optional[float] = ..., no_repeat_ngram: _Optional[int] = ..., min_length: _Optional[int] = ..., min_new_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., confidence: _Optional[str] = ..., distance: _Optional[str] = ..., rejection: _Optional[bool] = ...) -> None: ...
+    logprobs: int
+    def __init__(self, vocabulary: _Optional[int] = ..., begin: _Optional[int] = ..., limit: _Optional[int] = ..., end_ids: _Optional[_Iterable[int]] = ..., suppress: _Optional[_Iterable[int]] = ..., begin_suppress: _Optional[_Iterable[int]] = ..., forced_begin: _Optional[int] = ..., forced_end: _Optional[_Iterable[int]] = ..., repetition_penalty: _Optional[float] = ..., no_repeat_ngram: _Optional[int] = ..., min_length: _Optional[int] = ..., min_new_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., confidence: _Optional[str] = ..., distance: _Optional[str] = ..., rejection: _Optional[bool] = ..., logprobs: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol", "client")
@@ -103,7 +105,7 @@ class Hello(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., client: _Optional[str] = ...) -> None: ...
 
 class Info(_message.Message):
-    __slots__ = ("protocol", "model", "architecture", "kind", "generation", "pid", "device", "dtype", "threads", "slots", "max_length", "max_source", "tokenizer", "tokenizer_size", "encodes", "decoder_prompt", "rules")
+    __slots__ = ("protocol", "model", "architecture", "kind", "generation", "pid", "device", "dtype", "threads", "slots", "max_length", "max_source", "tokenizer", "tokenizer_size", "encodes", "decoder_prompt", "rules", "cores", "batching")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
@@ -121,6 +123,8 @@ class Info(_message.Message):
     ENCODES_FIELD_NUMBER: _ClassVar[int]
     DECODER_PROMPT_FIELD_NUMBER: _ClassVar[int]
     RULES_FIELD_NUMBER: _ClassVar[int]
+    CORES_FIELD_NUMBER: _ClassVar[int]
+    BATCHING_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     model: str
     architecture: str
@@ -138,7 +142,9 @@ class Info(_message.Message):
     encodes: bool
     decoder_prompt: _containers.RepeatedScalarFieldContainer[int]
     rules: Rules
-    def __init__(self, protocol: _Optional[int] = ..., model: _Optional[str] = ..., architecture: _Optional[str] = ..., kind: _Optional[str] = ..., generation: _Optional[str] = ..., pid: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., threads: _Optional[int] = ..., slots: _Optional[int] = ..., max_length: _Optional[int] = ..., max_source: _Optional[int] = ..., tokenizer: _Optional[str] = ..., tokenizer_size: _Optional[int] = ..., encodes: _Optional[bool] = ..., decoder_prompt: _Optional[_Iterable[int]] = ..., rules: _Optional[_Union[Rules, _Mapping]] = ...) -> None: ...
+    cores: int
+    batching: str
+    def __init__(self, protocol: _Optional[int] = ..., model: _Optional[str] = ..., architecture: _Optional[str] = ..., kind: _Optional[str] = ..., generation: _Optional[str] = ..., pid: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., threads: _Optional[int] = ..., slots: _Optional[int] = ..., max_length: _Optional[int] = ..., max_source: _Optional[int] = ..., tokenizer: _Optional[str] = ..., tokenizer_size: _Optional[int] = ..., encodes: _Optional[bool] = ..., decoder_prompt: _Optional[_Iterable[int]] = ..., rules: _Optional[_Union[Rules, _Mapping]] = ..., cores: _Optional[int] = ..., batching: _Optional[str] = ...) -> None: ...
 
 class Ping(_message.Message):
     __slots__ = ("count", "progress")
@@ -205,7 +211,7 @@ class Encoded(_message.Message):
     def __init__(self, seq: _Optional[int] = ..., ids: _Optional[_Iterable[int]] = ..., forced_begin: _Optional[int] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("session", "epoch", "seq", "ids", "source", "rules", "optional")
+    __slots__ = ("session", "epoch", "seq", "ids", "source", "rules", "optional", "traceparent")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
@@ -213,6 +219,7 @@ class Open(_message.Message):
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     RULES_FIELD_NUMBER: _ClassVar[int]
     OPTIONAL_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     session: int
     epoch: int
     seq: int
@@ -220,7 +227,8 @@ class Open(_message.Message):
     source: _containers.RepeatedScalarFieldContainer[int]
     rules: Rules
     optional: bool
-    def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., ids: _Optional[_Iterable[int]] = ..., source: _Optional[_Iterable[int]] = ..., rules: _Optional[_Union[Rules, _Mapping]] = ..., optional: _Optional[bool] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., ids: _Optional[_Iterable[int]] = ..., source: _Optional[_Iterable[int]] = ..., rules: _Optional[_Union[Rules, _Mapping]] = ..., optional: _Optional[bool] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class Opened(_message.Message):
     __slots__ = ("session", "epoch", "seq")
@@ -289,7 +297,7 @@ class Draft(_message.Message):
     def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., at: _Optional[int] = ..., digest: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., limit: _Optional[int] = ..., stops: _Optional[bool] = ..., piece: _Optional[int] = ..., outlook: _Optional[_Union[Outlook, _Mapping]] = ..., others: _Optional[int] = ...) -> None: ...
 
 class Drafted(_message.Message):
-    __slots__ = ("session", "epoch", "seq", "tokens", "confidences", "low", "low_token", "low_confidence", "final", "length", "passes", "queue_ns", "compute_ns", "others", "shares")
+    __slots__ = ("session", "epoch", "seq", "tokens", "confidences", "low", "low_token", "low_confidence", "final", "length", "passes", "queue_ns", "compute_ns", "others", "shares", "logprobs", "top_ids")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
@@ -305,6 +313,8 @@ class Drafted(_message.Message):
     COMPUTE_NS_FIELD_NUMBER: _ClassVar[int]
     OTHERS_FIELD_NUMBER: _ClassVar[int]
     SHARES_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    TOP_IDS_FIELD_NUMBER: _ClassVar[int]
     session: int
     epoch: int
     seq: int
@@ -320,7 +330,9 @@ class Drafted(_message.Message):
     compute_ns: int
     others: _containers.RepeatedScalarFieldContainer[int]
     shares: bytes
-    def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., confidences: _Optional[_Iterable[float]] = ..., low: _Optional[bool] = ..., low_token: _Optional[int] = ..., low_confidence: _Optional[float] = ..., final: _Optional[bool] = ..., length: _Optional[int] = ..., passes: _Optional[int] = ..., queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ..., others: _Optional[_Iterable[int]] = ..., shares: _Optional[bytes] = ...) -> None: ...
+    logprobs: _containers.RepeatedScalarFieldContainer[float]
+    top_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., confidences: _Optional[_Iterable[float]] = ..., low: _Optional[bool] = ..., low_token: _Optional[int] = ..., low_confidence: _Optional[float] = ..., final: _Optional[bool] = ..., length: _Optional[int] = ..., passes: _Optional[int] = ..., queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ..., others: _Optional[_Iterable[int]] = ..., shares: _Optional[bytes] = ..., logprobs: _Optional[_Iterable[float]] = ..., top_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Verify(_message.Message):
     __slots__ = ("session", "epoch", "seq", "at", "digest", "tokens", "exact", "alpha_rb", "bonus", "shares")
@@ -347,7 +359,7 @@ class Verify(_message.Message):
     def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., at: _Optional[int] = ..., digest: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., exact: _Optional[_Iterable[bool]] = ..., alpha_rb: _Optional[float] = ..., bonus: _Optional[bool] = ..., shares: _Optional[bytes] = ...) -> None: ...
 
 class Verified(_message.Message):
-    __slots__ = ("session", "epoch", "seq", "accepted", "token", "distances", "length", "passes", "queue_ns", "compute_ns")
+    __slots__ = ("session", "epoch", "seq", "accepted", "token", "distances", "length", "passes", "queue_ns", "compute_ns", "logprobs", "top_ids")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
@@ -358,6 +370,8 @@ class Verified(_message.Message):
     PASSES_FIELD_NUMBER: _ClassVar[int]
     QUEUE_NS_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_NS_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    TOP_IDS_FIELD_NUMBER: _ClassVar[int]
     session: int
     epoch: int
     seq: int
@@ -368,7 +382,9 @@ class Verified(_message.Message):
     passes: int
     queue_ns: int
     compute_ns: int
-    def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., accepted: _Optional[int] = ..., token: _Optional[int] = ..., distances: _Optional[_Iterable[float]] = ..., length: _Optional[int] = ..., passes: _Optional[int] = ..., queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ...) -> None: ...
+    logprobs: _containers.RepeatedScalarFieldContainer[float]
+    top_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, session: _Optional[int] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., accepted: _Optional[int] = ..., token: _Optional[int] = ..., distances: _Optional[_Iterable[float]] = ..., length: _Optional[int] = ..., passes: _Optional[int] = ..., queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ..., logprobs: _Optional[_Iterable[float]] = ..., top_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Steer(_message.Message):
     __slots__ = ("session", "epoch", "needed")

@@ -1,0 +1,107 @@
+"""The paper's comparisons on the pairs of this project: `bild eval` of many settings, and a report.
+
+    python -m benchmarks.evaluation de-en [--count N] [--records FOLDER]
+    python -m benchmarks.evaluation default --count 40
+
+Each setting is measured with the large model beside it, text by text in turns, so speed-ups are
+comparable between settings; a record that is there already is kept, so that an interrupted run goes on. What is
+committed is benchmarks/evaluation/NAME.json, the figures without the texts, and docs/evaluation/NAME,
+the report of all records as Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+HERE: Final = Path(__file__).parent
+REJECTION: Final = tuple(f"--baseline 'rejection {window}'" for window in (3, 4, 5, 7, 10))
+BASELINES: Final = (
+    "--baseline exact",
+    "--baseline small",
+    *REJECTION,
+    "--baseline 'no fallback' --alpha-rb 2",
+    "--baseline 'no rollback' --alpha-fb 0.5",
+)
+ORACLE: Final = tuple(f"--oracle {nats}" for nats in ("inf", "7", "4", "2", "1", "0.5"))
+PAIRS: Final = {
+    "de-en": (
+        "debian-de-en",
+        *(f"--alpha-fb {fb} --alpha-rb 2" for fb in ("0.2", "0.3", "0.4", "0.5", "0.7")),
+        *(f"--alpha-fb {fb} --alpha-rb 4" for fb in ("0.2", "0.5")),
+        *BASELINES,
+        "--alpha-fb 0.5 --alpha-rb 2 --adapt 0.3 --name 'adapt 0.3'",
+        "--alpha-fb 0.4 --alpha-rb 2 --confidence margin --name 'margin 0.4/2'",
+        "--alpha-fb 0.2 --alpha-rb 2 --confidence entropy --name 'entropy 0.2/2'",
+        "--alpha-fb 0.5 --alpha-rb 1 --distance kl --name 'kl 0.5/1'",
+        "--alpha-fb 0.5 --alpha-rb 0.5 --distance tv --name 'tv 0.5/0.5'",
+        *ORACLE,
+    ),
+    "default": (
+        "debian-synopsis",
+        *(f"--alpha-fb {fb} --alpha-rb 2" for fb in ("0.4", "0.6")),
+        "--alpha-fb 0.4 --alpha-rb 4",
+        "--baseline exact",
+        "--baseline small",
+        *REJECTION[:2],
+    ),
+}
+"""By pair: its task, and the settings."""
+
+
+def main() -> int:
+    """Exit code: 0 every setting was measured, 1 not."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("pair", choices=sorted(PAIRS))
+    parser.add_argument("--count", type=int, metavar="N")
+    parser.add_argument("--records", type=Path, default=Path.home() / ".cache/bild-dist/evaluation")
+    given = parser.parse_args()
+    folder: Path = given.records / given.pair
+    folder.mkdir(parents=True, exist_ok=True)
+    task, *settings = PAIRS[given.pair]
+    made = [measured(given, task, options, folder) for options in settings]
+    rows = [row for row in made if row is not None]
+    out = HERE / "evaluation" / f"{given.pair}.json"
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    pages = HERE.parent / "docs" / "evaluation" / given.pair
+    report = subprocess.run([*_BILD, "report", str(folder), "--out", str(pages)], check=False)
+    # The page has every text in it; whoever wants it makes it.
+    (pages / "report.html").unlink(missing_ok=True)
+    return 0 if len(rows) == len(settings) and report.returncode == 0 else 1
+
+
+def measured(
+    given: argparse.Namespace, task: str, options: str, folder: Path
+) -> dict[str, Any] | None:
+    """The figures of one setting, measured now unless its record is there; None where that failed."""
+    words = shlex.split(options)
+    file = folder / (
+        "".join(c if c.isalnum() or c == "." else "-" for c in options).strip("-") + ".json"
+    )
+    count = [] if given.count is None else ["--count", str(given.count)]
+    command = [*_BILD, "eval", "--task", task, "--pair", given.pair, *count, *words]
+    if not file.exists():
+        print(options, flush=True)
+        subprocess.run([*command, "--out", str(file)], check=False)
+    if not file.exists():
+        return None
+    record = json.loads(file.read_text(encoding="utf-8"))
+    told = shlex.join(["bild", *command[len(_BILD) :]])
+    kept = ("task", "split", "setting", "figures")
+    environment = {key: record["environment"][key] for key in ("commit", "date", "hardware")}
+    beside = {} if record["large"] is None else {"large": record["large"]["figures"]}
+    return {"command": told, **environment, **{key: record[key] for key in kept}, **beside}
+
+
+_BILD: Final = [sys.executable, "-m", "bild_dist"]
+
+if __name__ == "__main__":
+    sys.exit(main())

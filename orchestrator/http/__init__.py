@@ -1,0 +1,1 @@
+"""`bild serve`: the pair over HTTP, as OpenAI's clients expect it."""

@@ -1,0 +1,1 @@
+"""`bild top`: a live view of running services, read from their pages of metrics."""
