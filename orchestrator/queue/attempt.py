@@ -60,9 +60,8 @@ class Writer(Protocol):
 
     def stream(self, prompt: Prompt, **options: Any) -> Writing: ...
 
-    @property
-    def lost(self) -> bool:
-        """Whether it will never write again."""
+    async def up(self) -> None:
+        """Returns once it can write: its workers may have to be started again."""
 
 
 class Why(Enum):
@@ -220,6 +219,8 @@ class Attempt:
     async def _write(self, job: Job) -> Result | BildError:
         writing: Writing | None = None
         try:
+            # A request for jobs may have been under way when the workers were lost.
+            await self._writer.up()
             writing = self._writer.stream(job.prompt, **self._options(job))
             stream = TokenStream(self._source, job.id, self._delivery.attempt)
             async with stream if self._config.tokens else nullcontext() as tokens:

@@ -7,18 +7,17 @@ import asyncio
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Final
 
-from bild_dist import log
 from bild_dist.config import Config, overlay, settled
 from bild_dist.errors import BildError, ConfigError, InvalidRequest
 from bild_dist.orchestrator.cli import Parser, pair_options
-from bild_dist.orchestrator.decoder import Decoder
-from bild_dist.orchestrator.opening import connected, launched
+from bild_dist.orchestrator.fleet import Fleet, echo
+from bild_dist.orchestrator.keeping import Keeping, keeping
 from bild_dist.orchestrator.queue.brokers import WEAKER, job_desk, job_source, kind
 from bild_dist.orchestrator.queue.consumer import Consumer
-from bild_dist.orchestrator.queue.source import plain_url
+from bild_dist.orchestrator.queue.source import JobSource, plain_url
+from bild_dist.orchestrator.telemetry import Telemetry, logged, told
 from bild_dist.types import Role
 
 if TYPE_CHECKING:
@@ -71,10 +70,10 @@ def main(argv: Sequence[str], inproc: InProcess) -> int:
     """
     arguments = parser().parse_args(argv)
     try:
-        log.configure()
         given = {name: value for name, value in vars(arguments).items() if name not in _OWN}
         config, addresses = settled(given)
         config = with_queue(config, arguments)
+        logged(config.telemetry, service=True)
         return asyncio.run(_main(config, addresses, inproc))
     except BildError as error:
         _say(f"bild consume: {error}")
@@ -97,25 +96,61 @@ async def _main(config: Config, addresses: Mapping[Role, str], inproc: InProcess
     # Loading models takes its time: a wrong address is told before.
     await desk.open()
     await desk.close()
-    over = asyncio.Event()
-    consumers: list[Consumer] = []
+    async with (
+        told(config.telemetry, "bild-consume") as telemetry,
+        keeping(config, addresses, inproc, _say, echo, fleet=Fleet(telemetry.metrics)) as kept,
+    ):
+        return await _Run(config, source, kept, telemetry).run()
 
-    def heed() -> None:
-        over.set()
-        for consumer in consumers:
-            consumer.drain()
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, heed)
-    async with _opened(config, addresses, inproc) as decoder:
+class _Run:
+    """One run of `bild consume`, over a decoder that is kept open. Owned by its main task."""
+
+    def __init__(
+        self, config: Config, source: JobSource, kept: Keeping, telemetry: Telemetry
+    ) -> None:
+        self._config = config
+        self._source = source
+        self._kept = kept
+        self._telemetry = telemetry
+        self._over = asyncio.Event()
+        self._consumer: Consumer | None = None
+        self._failure: BildError | None = None
+
+    async def run(self) -> int:
+        """Exit code 0 when it was told to stop and no job hangs in the air, else 1.
+
+        Raises:
+            ConfigError: the models cannot be started.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop)
+        clean = True
+        async with asyncio.TaskGroup() as group:
+            keeper = group.create_task(self._keep())
+            first = [group.create_task(self._kept.up()), group.create_task(self._over.wait())]
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            if not self._over.is_set():
+                clean = await self._consumed()
+            for task in (keeper, *first):
+                task.cancel()
+        if isinstance(self._failure, ConfigError):
+            raise self._failure
+        if self._failure is not None:
+            _say(f"bild consume: {self._failure}")
+        return 0 if clean and self._failure is None else 1
+
+    async def _consumed(self) -> bool:
+        queue, workers = self._config.queue, self._kept.decoder.workers
         places = min(
-            config.orchestrator.concurrency, *(w.info.slots for w in decoder.workers.values())
+            self._config.orchestrator.concurrency, *(w.info.slots for w in workers.values())
         )
-        consumer = Consumer(source, _Pair(decoder), queue, places, deadline)
-        consumers.append(consumer)
-        if over.is_set():
-            return 0
+        consumer = Consumer(
+            self._source, _Pair(self._kept), queue, places, self._config.generate.deadline
+        )
+        self._consumer = consumer
+        self._telemetry.consume(consumer.tally, lambda: consumer.full)
         if kind(queue) == "redis":
             _say(f"bild consume: {WEAKER}")
         _say(f"consuming {queue.prefix!r} from {plain_url(queue)}, {places} at once")
@@ -125,40 +160,37 @@ async def _main(config: Config, addresses: Mapping[Role, str], inproc: InProcess
             f"stopped: {tally.done} done, {tally.failed} failed, {tally.unprocessable} unprocessable, "
             f"{tally.cancelled} cancelled, {tally.given_back} given back"
         )
-        failure = _lost(decoder)
-        if failure is not None:
-            raise failure
-    return 0 if clean else 1
+        return clean
+
+    async def _keep(self) -> None:
+        """Lost workers are started again. When that has failed too often, nobody is there to write:
+        what is under way goes back.
+        """
+        try:
+            await self._kept.run(lambda: self._telemetry.watch(self._kept.decoder))
+        except BildError as error:
+            self._failure = error
+            self._over.set()
+            if self._consumer is not None:
+                self._consumer.hurry()
+
+    def _stop(self) -> None:
+        self._over.set()
+        if self._consumer is not None:
+            self._consumer.drain()
 
 
 class _Pair:
-    """The decoder as the consumer sees it."""
+    """The decoder as the consumer sees it, through all that it is opened again."""
 
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
+    def __init__(self, kept: Keeping) -> None:
+        self._kept = kept
 
     def stream(self, prompt: Any, **options: Any) -> Any:
-        return self._decoder.stream(prompt, **options)
+        return self._kept.decoder.stream(prompt, **options)
 
-    @property
-    def lost(self) -> bool:
-        return _lost(self._decoder) is not None
-
-
-def _lost(decoder: Decoder) -> BildError | None:
-    return next((w.lost for w in decoder.workers.values() if w.lost is not None), None)
-
-
-def _opened(
-    config: Config, addresses: Mapping[Role, str], inproc: InProcess
-) -> AbstractAsyncContextManager[Decoder]:
-    if addresses:
-        return connected(config, addresses)
-    return (
-        inproc(config, None)
-        if config.orchestrator.transport == "inproc"
-        else launched(config, _say)
-    )
+    async def up(self) -> None:
+        await self._kept.up()
 
 
 def _say(line: str) -> None:

@@ -68,6 +68,11 @@ class Consumer:
         """Jobs under way."""
         return len(self._tasks)
 
+    @property
+    def full(self) -> bool:
+        """Whether there is no place for a further job: then none is asked for."""
+        return self._places.locked()
+
     def drain(self) -> None:
         """Pulls no more; jobs under way may end. Called again: they go back at once."""
         if self._over.is_set():
@@ -121,9 +126,9 @@ class Consumer:
                 self._heard_ns = now_ns()  # silence while nobody asked says nothing
             else:
                 await self._places.acquire()
+            # Without workers nothing is pulled: jobs would fail one after the other.
+            await self._writer.up()
             async with self._pulling:
-                if self._writer.lost:
-                    self.hurry()
                 if self._over.is_set():
                     return
                 delivery = await self._pulled()

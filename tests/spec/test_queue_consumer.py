@@ -245,14 +245,24 @@ async def test_jobs_may_not_outlast_the_broker_s_patience() -> None:
     assert [{"deadline": 90.0}] == writer.options
 
 
-async def test_a_consumer_without_workers_stops() -> None:
-    """It pulls no more, so that jobs do not fail one after the other, and leaves them to others."""
+async def test_a_consumer_without_workers_waits_for_them() -> None:
+    """It pulls nothing meanwhile, so that jobs do not fail one after the other; told to stop it
+    does.
+    """
     source, writer = Source(body("a")), Echo()
-    writer.lost = True
+    writer.ready.clear()
     consumer = Consumer(source, writer, QueueConfig(), 1)
-    async with asyncio.timeout(10):
-        assert await consumer.run()
-    assert (1, []) == (len(source.jobs), writer.begun)
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        task = group.create_task(consumer.run())
+        await asyncio.sleep(0.1)
+        assert (1, []) == (len(source.jobs), writer.begun)
+        consumer.drain()
+    assert task.result()
+    source, writer = Source(body("a")), Echo()
+    writer.ready.clear()
+    asyncio.get_running_loop().call_later(0.1, writer.ready.set)
+    await consumed(source, writer)
+    assert ["done"] == statuses(source)
 
 
 async def test_a_second_signal_does_not_wait() -> None:
