@@ -59,11 +59,8 @@ class Echo:
         self.pause_s = pause_s
         self.begun: list[str] = []
         self.options: list[dict[str, Any]] = []
-        self.ready = asyncio.Event()
-        self.ready.set()
-
-    async def up(self) -> None:
-        await self.ready.wait()
+        self.lost = False
+        self.most = self.now = 0
 
     def stream(self, prompt: Any, **options: Any) -> Text:
         self.begun.append(prompt)

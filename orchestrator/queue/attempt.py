@@ -60,8 +60,9 @@ class Writer(Protocol):
 
     def stream(self, prompt: Prompt, **options: Any) -> Writing: ...
 
-    async def up(self) -> None:
-        """Returns once it can write: its workers may have to be started again."""
+    @property
+    def lost(self) -> bool:
+        """Whether it will never write again."""
 
 
 class Why(Enum):
@@ -132,6 +133,11 @@ class Attempt:
         """Whether the broker has taken the job away; its place was given up then."""
         self.clean = True
         """False when the job was left to the broker, which had not been heard of."""
+
+    @property
+    def delivery(self) -> Delivery:
+        """The broker's latest delivery of the job."""
+        return self._delivery
 
     def adopt(self, delivery: Delivery) -> None:
         """The broker has handed this job over once more: from now on that delivery counts."""
@@ -219,8 +225,6 @@ class Attempt:
     async def _write(self, job: Job) -> Result | BildError:
         writing: Writing | None = None
         try:
-            # A request for jobs may have been under way when the workers were lost.
-            await self._writer.up()
             writing = self._writer.stream(job.prompt, **self._options(job))
             stream = TokenStream(self._source, job.id, self._delivery.attempt)
             async with stream if self._config.tokens else nullcontext() as tokens:

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 from bild_dist.config import Config, overlay, settled
 from bild_dist.errors import BildError, ConfigError, InvalidRequest
 from bild_dist.orchestrator.cli import Parser, pair_options
+from bild_dist.orchestrator.decoder import Decoder
 from bild_dist.orchestrator.fleet import Fleet, echo
 from bild_dist.orchestrator.keeping import Keeping, keeping
+from bild_dist.orchestrator.queue.attempt import Tally
 from bild_dist.orchestrator.queue.brokers import WEAKER, job_desk, job_source, kind
 from bild_dist.orchestrator.queue.consumer import Consumer
-from bild_dist.orchestrator.queue.source import JobSource, plain_url
+from bild_dist.orchestrator.queue.source import plain_url
 from bild_dist.orchestrator.telemetry import Telemetry, logged, told
 from bild_dist.types import Role
 
@@ -65,7 +67,8 @@ def with_queue(config: Config, arguments: argparse.Namespace) -> Config:
 
 
 def main(argv: Sequence[str], inproc: InProcess) -> int:
-    """Exit code: 0 stopped by a signal and every job is done or back on the queue, 1 otherwise,
+    """Exit code: 0 stopped by a signal and every job is done or back on the queue, 1 otherwise (also
+    where workers were lost too often),
     2 bad usage or configuration.
     """
     arguments = parser().parse_args(argv)
@@ -92,7 +95,7 @@ async def _main(config: Config, addresses: Mapping[Role, str], inproc: InProcess
             f"generate.deadline = {deadline:g} is more than queue.consumer_timeout_s = {longest_s:g}: the "
             "broker would take such a job away before its end"
         )
-    source, desk = job_source(queue), job_desk(queue)
+    desk = job_desk(queue)
     # Loading models takes its time: a wrong address is told before.
     await desk.open()
     await desk.close()
@@ -100,97 +103,96 @@ async def _main(config: Config, addresses: Mapping[Role, str], inproc: InProcess
         told(config.telemetry, "bild-consume") as telemetry,
         keeping(config, addresses, inproc, _say, echo, fleet=Fleet(telemetry.metrics)) as kept,
     ):
-        return await _Run(config, source, kept, telemetry).run()
+        if kind(queue) == "redis":
+            _say(f"bild consume: {WEAKER}")
+        return await _Service(config, kept, telemetry).run()
 
 
-class _Run:
-    """One run of `bild consume`, over a decoder that is kept open. Owned by its main task."""
+class _Service:
+    """One run of the command: consumers, one after the other, each over the decoder of its time. Owned by the
+    main task.
+    """
 
-    def __init__(
-        self, config: Config, source: JobSource, kept: Keeping, telemetry: Telemetry
-    ) -> None:
+    def __init__(self, config: Config, kept: Keeping, telemetry: Telemetry) -> None:
         self._config = config
-        self._source = source
         self._kept = kept
         self._telemetry = telemetry
+        self._tally = Tally()
         self._over = asyncio.Event()
         self._consumer: Consumer | None = None
         self._failure: BildError | None = None
 
     async def run(self) -> int:
-        """Exit code 0 when it was told to stop and no job hangs in the air, else 1.
-
-        Raises:
-            ConfigError: the models cannot be started.
-        """
+        """Returns the exit code. Raises why there is no decoder any more."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop)
+        self._telemetry.consume(self._tally, self._full)
         clean = True
         async with asyncio.TaskGroup() as group:
             keeper = group.create_task(self._keep())
-            first = [group.create_task(self._kept.up()), group.create_task(self._over.wait())]
-            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-            if not self._over.is_set():
-                clean = await self._consumed()
-            for task in (keeper, *first):
-                task.cancel()
-        if isinstance(self._failure, ConfigError):
-            raise self._failure
-        if self._failure is not None:
-            _say(f"bild consume: {self._failure}")
-        return 0 if clean and self._failure is None else 1
-
-    async def _consumed(self) -> bool:
-        queue, workers = self._config.queue, self._kept.decoder.workers
-        places = min(
-            self._config.orchestrator.concurrency, *(w.info.slots for w in workers.values())
-        )
-        consumer = Consumer(
-            self._source, _Pair(self._kept), queue, places, self._config.generate.deadline
-        )
-        self._consumer = consumer
-        self._telemetry.consume(consumer.tally, lambda: consumer.full)
-        if kind(queue) == "redis":
-            _say(f"bild consume: {WEAKER}")
-        _say(f"consuming {queue.prefix!r} from {plain_url(queue)}, {places} at once")
-        clean = await consumer.run()
-        tally = consumer.tally
+            while not self._over.is_set():
+                waiting = [group.create_task(self._kept.up()), group.create_task(self._over.wait())]
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in waiting:
+                    task.cancel()
+                decoder = self._kept.current
+                if decoder is not None and not self._over.is_set():
+                    # What a lost decoder had under way goes back, and comes again.
+                    clean = await self._consume(decoder)
+            keeper.cancel()
+        tally = self._tally
         _say(
             f"stopped: {tally.done} done, {tally.failed} failed, {tally.unprocessable} unprocessable, "
             f"{tally.cancelled} cancelled, {tally.given_back} given back"
         )
-        return clean
+        if self._failure is not None:
+            raise self._failure
+        return 0 if clean else 1
 
     async def _keep(self) -> None:
-        """Lost workers are started again. When that has failed too often, nobody is there to write:
-        what is under way goes back.
-        """
         try:
             await self._kept.run(lambda: self._telemetry.watch(self._kept.decoder))
         except BildError as error:
             self._failure = error
-            self._over.set()
-            if self._consumer is not None:
-                self._consumer.hurry()
+            self._stop()
+
+    async def _consume(self, decoder: Decoder) -> bool:
+        """Consumes until told to stop, or until the decoder is lost; whether every job ended or is back."""
+        queue = self._config.queue
+        places = min(
+            self._config.orchestrator.concurrency, *(w.info.slots for w in decoder.workers.values())
+        )
+        self._consumer = consumer = Consumer(
+            job_source(queue), _Pair(decoder), queue, places, self._config.generate.deadline, self._tally
+        )  # fmt: skip
+        _say(f"consuming {queue.prefix!r} from {plain_url(queue)}, {places} at once")
+        try:
+            return await consumer.run()
+        finally:
+            self._consumer = None
 
     def _stop(self) -> None:
         self._over.set()
         if self._consumer is not None:
             self._consumer.drain()
 
+    def _full(self) -> bool:
+        return self._consumer is None or self._consumer.full
+
 
 class _Pair:
-    """The decoder as the consumer sees it, through all that it is opened again."""
+    """The decoder as the consumer sees it."""
 
-    def __init__(self, kept: Keeping) -> None:
-        self._kept = kept
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
 
     def stream(self, prompt: Any, **options: Any) -> Any:
-        return self._kept.decoder.stream(prompt, **options)
+        return self._decoder.stream(prompt, **options)
 
-    async def up(self) -> None:
-        await self._kept.up()
+    @property
+    def lost(self) -> bool:
+        return any(worker.lost is not None for worker in self._decoder.workers.values())
 
 
 def _say(line: str) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from typing import Final
 
+from bild_dist import log
 from bild_dist.clock import now_ns
 from bild_dist.errors import BildError, BrokerUnavailable, InvalidRequest
 from bild_dist.orchestrator.queue.attempt import Attempt, Tally, Why, Writer
@@ -32,7 +33,7 @@ class Consumer:
     """Jobs of one source, written by one decoder. Lives on one event loop; owns the jobs under way.
 
     `places` is how many the decoder takes at once; `deadline` the one that it gives requests that
-    name none.
+    name none. `tally` goes on counting where another consumer stopped.
     """
 
     def __init__(
@@ -42,8 +43,9 @@ class Consumer:
         config: QueueConfig,
         places: int,
         deadline: float | None = None,
+        tally: Tally | None = None,
     ) -> None:
-        self.tally = Tally()
+        self.tally = Tally() if tally is None else tally
         self._source = source
         self._writer = writer
         self._config = config
@@ -70,7 +72,7 @@ class Consumer:
 
     @property
     def full(self) -> bool:
-        """Whether there is no place for a further job: then none is asked for."""
+        """Whether the decoder takes no further job now."""
         return self._places.locked()
 
     def drain(self) -> None:
@@ -126,9 +128,9 @@ class Consumer:
                 self._heard_ns = now_ns()  # silence while nobody asked says nothing
             else:
                 await self._places.acquire()
-            # Without workers nothing is pulled: jobs would fail one after the other.
-            await self._writer.up()
             async with self._pulling:
+                if self._writer.lost:
+                    self.hurry()
                 if self._over.is_set():
                     return
                 delivery = await self._pulled()
@@ -212,14 +214,22 @@ class Consumer:
         if job is not None and job.word in self._cancelled:
             del self._cancelled[job.word]
             attempt.stop(Why.CANCELLED)
+        if self._writer.lost:
+            # It came by a request that was under way when the workers were lost: no attempt of it.
+            attempt.stop(Why.GIVEN_BACK)
         self._running[key] = attempt
         task = group.create_task(self._one(key, attempt))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _one(self, key: object, attempt: Attempt) -> None:
+        fields = {
+            "job_id": attempt.job.id if attempt.job is not None else "",
+            "attempt": attempt.delivery.attempt,
+        }
         try:
-            await attempt.run()
+            with log.bound(**fields):
+                await attempt.run()
         except Exception:
             # One job's bug must not take down the others. Its lease runs out, and it comes again.
             _log.exception("a job was left to the broker")
