@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
-from bild_dist.errors import BildError, InvalidRequest, RemoteProtocolError, WorkerUnavailable
+from bild_dist.errors import (
+    BildError,
+    InvalidRequest,
+    Overloaded,
+    RemoteProtocolError,
+    WorkerUnavailable,
+)
 from bild_dist.messages import (
     PROTOCOL,
     Bye,
     Chunk,
     Close,
     Draft,
+    Drafted,
     Encode,
     Failed,
     Fetch,
@@ -26,10 +34,12 @@ from bild_dist.messages import (
     Info,
     Message,
     Open,
+    Opened,
     Ping,
     Pong,
     Reply,
     Steer,
+    Verified,
     Verify,
 )
 from bild_dist.model.base import Model
@@ -74,7 +84,8 @@ class Service:
         else.
         """
         heard = asyncio.get_running_loop().time()
-        connection = Connection(channel, Outbox(channel, _refused), heard)
+        outbox = Outbox(channel, lambda message, error: self._refused(connection, message, error))
+        connection = Connection(channel, outbox, heard)
         self._connections.add(connection)
         try:
             async with asyncio.TaskGroup() as group:
@@ -130,15 +141,31 @@ class Service:
                         await channel.receive()  # tells of the end alone
             raise TimeoutError
         except TimeoutError:
-            raise RemoteProtocolError(f"nothing was heard for {SILENCE_S:g} s") from None
+            raise WorkerUnavailable(
+                f"the worker heard nothing of this orchestrator for {SILENCE_S:g} s: one of the two stood still"
+            ) from None
         except WorkerUnavailable:
             return
 
     def _hear(self, connection: Connection, message: Message) -> None:
         connection.heard = asyncio.get_running_loop().time()
+        if connection.outbox.full:
+            raise Overloaded("answers wait to be read: read them, and send slower")
         if isinstance(message, Bye):
             raise WorkerUnavailable("the orchestrator said goodbye")
         self._take(connection, message)
+
+    def _refused(self, connection: Connection, message: Message, error: InvalidRequest) -> None:
+        """An answer that no wire takes is a bug of ours: its request hears so, and no other."""
+        logging.getLogger(__name__).error("an answer cannot be sent: %s", error)
+        if isinstance(message, Opened | Drafted | Verified):
+            failed = Failed(
+                session=message.session, epoch=message.epoch, seq=message.seq,
+                error=RemoteProtocolError.__name__, message=f"an answer cannot be sent: {error}",
+            )  # fmt: skip
+            connection.outbox.post(failed)
+        else:
+            connection.outbox.end()
 
     def _greet(self, connection: Connection, message: Message) -> None:
         if not isinstance(message, Hello):
@@ -176,8 +203,3 @@ class Service:
             return replace(complaint(error), seq=message.seq)
         piece = data[message.offset : message.offset + CHUNK]
         return Chunk(seq=message.seq, total=len(data), data=piece)
-
-
-def _refused(message: Message, error: InvalidRequest) -> None:
-    # A worker's answers are bounded: one that no wire takes is a bug, and ends its connection.
-    raise error

@@ -327,7 +327,11 @@ class Turns:
             if isinstance(reply, Drafted | Verified):
                 work.slot.answers.append(reply)
                 self._deliver(owner.connection, reply)
-            self._turns.append(owner)
+                if isinstance(reply, Verified) or reply.final:
+                    # At once: what comes until its next turn would count as waiting in here.
+                    work.jobs.popleft()
+            if work.jobs:
+                self._turns.append(owner)
 
     def _drop(self, owner: Owner, work: Work, error: InvalidRequest | RemoteProtocolError) -> None:
         """Ends all that a request was about to do, because some of it cannot be done."""

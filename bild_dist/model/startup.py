@@ -87,7 +87,7 @@ def settle(passes: Passes, info: Info, *, plain: bool) -> Settled:
                 f"{name} computes otherwise once its weights lie as this CPU reads them fastest (mean gap {gap:.2g} "
                 "of the logits' spread): that is torch's fault. Take another release of it, or --dtype bfloat16"
             )
-        return Settled(shapes, expected.shape[-1], _batching(passes, ids, shapes, _CLOSE))
+        return Settled(shapes, expected.shape[-1], _batching(passes, ids, source, shapes, _CLOSE))
     half = shapes[0].dtype != torch.float32
     if not gap < (0.5 if half else 1e-2):
         raise ConfigError(
@@ -95,7 +95,7 @@ def settle(passes: Passes, info: Info, *, plain: bool) -> Settled:
             "logits' spread): it cannot be checked token by token. Take another family"
         )
     return Settled(
-        shapes, expected.shape[-1], _batching(passes, ids, shapes, 0.1 if half else _CLOSE)
+        shapes, expected.shape[-1], _batching(passes, ids, source, shapes, 0.1 if half else _CLOSE)
     )
 
 
@@ -168,12 +168,14 @@ def _gap(
     return widest
 
 
-def _batching(passes: Passes, ids: list[int], shapes: list[LayerShape], close: float) -> str:
+def _batching(
+    passes: Passes, ids: list[int], source: list[int], shapes: list[LayerShape], close: float
+) -> str:
     """Whether passes of several texts run as one give what each gives by itself: texts, and sources, of
     different lengths, that feed different numbers of ids.
     """
     try:
-        gap = _gap_together(passes, ids, shapes)
+        gap = _gap_together(passes, ids, source, shapes)
     except Exception:
         # As with a plain decoder: what a family or a release cannot do costs speed and nothing else.
         return "single"
@@ -183,11 +185,13 @@ def _batching(passes: Passes, ids: list[int], shapes: list[LayerShape], close: f
 
 
 @torch.inference_mode()
-def _gap_together(passes: Passes, ids: list[int], shapes: list[LayerShape]) -> float:
+def _gap_together(
+    passes: Passes, ids: list[int], source: list[int], shapes: list[LayerShape]
+) -> float:
     """How far the rows of shared passes are from those of lone ones."""
     device, count = passes.model.device, len(ids)
     store = SlotStore(shapes, 3, count, device)
-    texts = [passes.open(store.slot(n), ids[: max(1, count - 2 * n)]) for n in range(3)]
+    texts = [passes.open(store.slot(n), source[: max(1, len(source) - 2 * n)]) for n in range(3)]
     lines = [
         Line(text, ids[:end], at, min(end - at, 1 + n % 2))
         for n, (text, at) in enumerate(zip(texts, (count - 1, count // 2, 1), strict=True))

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from bild_dist.errors import InvalidRequest, WorkerUnavailable
-from bild_dist.messages import Message
+from bild_dist.messages import Chunk, Message
 from bild_dist.transport.base import Channel
+
+WAITING: Final = 1024
+"""Messages that may wait for a slow peer before its outbox is full."""
+WAITING_BYTES: Final = 8 * 1024 * 1024
 
 
 class Outbox:
@@ -29,6 +34,13 @@ class Outbox:
         self._waiting: asyncio.Queue[Message | None] = asyncio.Queue()
         self._behind = 0
         """Messages, or the end, that are not with the wire yet: what comes must wait behind them."""
+        self._bytes = 0
+        """What files the messages among them carry."""
+
+    @property
+    def full(self) -> bool:
+        """Whether the peer reads so slowly that it should be given no more to answer."""
+        return self._behind >= WAITING or self._bytes >= WAITING_BYTES
 
     def post(self, message: Message) -> None:
         """Sends a message, or queues it."""
@@ -42,6 +54,7 @@ class Outbox:
             except WorkerUnavailable:
                 pass  # `run` hears of it too, and tells
         self._behind += 1
+        self._bytes += _carried(message)
         self._waiting.put_nowait(message)
 
     def end(self) -> None:
@@ -57,3 +70,8 @@ class Outbox:
             except InvalidRequest as error:
                 self._refused(message, error)
             self._behind -= 1
+            self._bytes -= _carried(message)
+
+
+def _carried(message: Message) -> int:
+    return len(message.data) if isinstance(message, Chunk) else 0

@@ -109,7 +109,8 @@ class ClientChannel:
         except zmq.ZMQError:
             self._finish(self._ended("the worker takes no messages"))
             raise self._ended("the worker takes no messages") from None
-        self._reader.look()
+        finally:
+            self._reader.look()
         return True
 
     async def receive(self) -> Message:
@@ -128,8 +129,10 @@ class ClientChannel:
         try:
             with contextlib.suppress(zmq.ZMQError, TimeoutError):
                 if not lost:
-                    self._dealer.send(END, zmq.NOBLOCK)
-                    self._reader.look()
+                    try:
+                        self._dealer.send(END, zmq.NOBLOCK)
+                    finally:
+                        self._reader.look()
                     async with asyncio.timeout(CLOSE_S):
                         await self._reader.ended.wait()
         finally:

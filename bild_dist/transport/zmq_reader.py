@@ -15,7 +15,7 @@ class Reader:
 
     Ends when `take` raises a BildError or the socket fails: `failed` is told, with the error of the first. The file
     descriptor of a ZeroMQ socket speaks only once about any number of messages, and may do so during any call on the
-    socket: so it is read until nothing is there, and whoever sends must call `look`.
+    socket: so it is read until nothing is there, and whoever has tried to send must call `look`, in vain or not.
     """
 
     def __init__(
@@ -36,8 +36,8 @@ class Reader:
         self.look()
 
     def look(self) -> None:
-        """Plans a turn if something is there. To be called after every send."""
-        if not self._due and self._arrived():
+        """Plans a turn if something is there. To be called after every attempt to send."""
+        if not (self._due or self._source.closed) and self._arrived():
             self._due = True
             self._loop.call_soon(self._read)
 

@@ -121,12 +121,13 @@ class ZmqServer:
         if self._knows(peer):
             try:
                 self._router.send_multipart([peer.identity, frame], zmq.NOBLOCK)
-                self._reader.look()
                 return True
             except zmq.Again:
                 return False
             except zmq.ZMQError:  # EHOSTUNREACH
                 pass
+            finally:
+                self._reader.look()
         self._drop(peer, _gone())
         raise _gone()
 
@@ -164,7 +165,7 @@ class ZmqServer:
         """Sends if it can be done at once; a peer that cannot take it finds out by itself."""
         with contextlib.suppress(zmq.ZMQError):
             self._router.send_multipart([identity, frame], zmq.NOBLOCK)
-            self._reader.look()
+        self._reader.look()
 
     def _read(self, parts: list[bytes]) -> None:
         identity, *frames = parts

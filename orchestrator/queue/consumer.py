@@ -214,6 +214,9 @@ class Consumer:
         if job is not None and job.word in self._cancelled:
             del self._cancelled[job.word]
             attempt.stop(Why.CANCELLED)
+        if self._writer.lost:
+            # It came by a request that was under way when the workers were lost: no attempt of it.
+            attempt.stop(Why.GIVEN_BACK)
         self._running[key] = attempt
         task = group.create_task(self._one(key, attempt))
         self._tasks.add(task)

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import cast
 
 import pytest
+import zmq
 
-from bild_dist.errors import InvalidRequest, LocalProtocolError, RemoteProtocolError
-from bild_dist.messages import Message, Ping
+from bild_dist.errors import (
+    InvalidRequest,
+    LocalProtocolError,
+    RemoteProtocolError,
+    WorkerUnavailable,
+)
+from bild_dist.messages import Chunk, Message, Ping
 from bild_dist.transport.base import Channel
 from bild_dist.transport.mailbox import Mailbox
 from bild_dist.transport.outbox import Outbox
-from tests.contract.common import dial, echo, large, ping, pong, serving
+from bild_dist.wire.codec import to_msgpack
+from tests.contract.common import HELLO, dial, echo, large, ping, pong, serving
 
 
 def no_refusal(message: Message, error: InvalidRequest) -> None:
@@ -114,3 +123,61 @@ async def test_a_bug_in_a_sink_is_an_end_with_its_name() -> None:
     box.put(2, 1)
     with pytest.raises(LocalProtocolError, match="why"):
         await box.get()
+
+
+async def test_a_peer_that_does_not_read_makes_nobody_deaf(tmp_path: Path) -> None:
+    """A send that fails may take the one sign that something has come from another peer: what came is
+    read all the same.
+    """
+    channels: list[Channel] = []
+    came: list[Message] = []
+
+    async def handler(channel: Channel) -> None:
+        await channel.receive()  # the hello
+        channels.append(channel)
+        channel.deliver_to(came.append)
+        with suppress(WorkerUnavailable):
+            await channel.receive()
+
+    address = f"zmq+ipc://{tmp_path}/s"
+    with zmq.Context() as context, context.socket(zmq.DEALER) as deaf:
+        deaf.setsockopt(zmq.LINGER, 0)
+        deaf.setsockopt(zmq.RCVHWM, 1)
+        async with serving(address, handler), AsyncExitStack() as stack:
+            deaf.connect(f"ipc://{tmp_path}/s")
+            deaf.send(to_msgpack(HELLO))
+            while not channels:  # noqa: ASYNC110 (nobody tells)
+                await asyncio.sleep(0.01)
+            other = await dial(stack, address)
+            while len(channels) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            chunk = Chunk(seq=1, total=0, data=b"x" * 1_000_000)
+            while channels[0].try_send(chunk):
+                pass
+            for count in range(50):
+                await other.send(ping(count))
+                # Without a turn of the loop: the send must take the sign, not the reader.
+                for _ in range(200):
+                    assert not channels[0].try_send(chunk)
+                async with asyncio.timeout(5):
+                    while len(came) <= count:  # noqa: ASYNC110
+                        await asyncio.sleep(0)
+            assert [ping(n) for n in range(50)] == came
+
+
+async def test_a_peer_that_reads_nothing_is_told_to_send_slower(tmp_path: Path) -> None:
+    """Its outbox is full at so many messages or so many bytes of files."""
+
+    class Stuck:
+        def try_send(self, message: Message) -> bool:
+            return False
+
+    small, large = (Outbox(cast(Channel, Stuck()), no_refusal) for _ in range(2))
+    for count in range(1024):
+        assert not small.full
+        small.post(pong(count))
+    assert small.full
+    for _ in range(9):
+        assert not large.full
+        large.post(Chunk(seq=1, total=0, data=b"x" * 1_000_000))
+    assert large.full

@@ -27,7 +27,7 @@ class Source:
         self.outcomes: list[Outcome] = []
         self.said: list[tuple[str, int]] = []
         self.opened = 0
-        self.silent = False
+        self.silent = self.asked = False
         self.error: Exception | None = None
         self.refusals: deque[Exception | Settled] = deque()
         self.held = True
@@ -48,8 +48,11 @@ class Source:
         if self.error is not None:
             raise self.error
         if self.silent or not self.jobs:
+            self.asked = True
             await asyncio.sleep(min(timeout_s, 0.02))
-            return None
+            self.asked = False
+            if self.silent or not self.jobs:
+                return None
         return self.delivery(self.jobs.popleft())
 
     def delivery(self, data: bytes) -> Delivery:
@@ -253,6 +256,20 @@ async def test_a_consumer_without_workers_stops() -> None:
     async with asyncio.timeout(10):
         assert await consumer.run()
     assert (1, []) == (len(source.jobs), writer.begun)
+
+
+async def test_a_job_that_comes_too_late_for_the_workers_goes_back() -> None:
+    """A request for jobs was under way when they were lost: what it brings has used no attempt."""
+    source, writer = Source(), Echo()
+    consumer = Consumer(source, writer, QueueConfig(), 1)
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        task = group.create_task(consumer.run())
+        while not source.asked:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        writer.lost = True
+        source.jobs.append(body("a"))
+    assert task.result()
+    assert ([("give back", 1)], []) == (source.said, writer.begun)
 
 
 async def test_a_second_signal_does_not_wait() -> None:

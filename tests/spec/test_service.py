@@ -170,7 +170,7 @@ async def test_silence_frees_the_slots(tmp_path: Path, monkeypatch: pytest.Monke
         assert isinstance(await channel.receive(), Opened)
         answer = await channel.receive()
         assert isinstance(answer, Failed)
-        assert "nothing was heard" in answer.message
+        assert "heard nothing of this orchestrator" in answer.message
         monkeypatch.setattr(service, "SILENCE_S", 10)
         other, _ = await greeted(running)
         pong: Message | None = None
