@@ -203,7 +203,8 @@ class Options:
             "stop", self.stop, "one or more non-empty strings",
         )  # fmt: skip
         short = len(self.stop) <= STOPS and sum(map(len, self.stop)) <= STOP_CHARACTERS
-        _require(short, "stop", self.stop, f"at most {STOPS} strings of {STOP_CHARACTERS} characters together")  # fmt: skip
+        _require(short, "stop", self.stop,
+                 f"at most {STOPS} strings of {STOP_CHARACTERS} characters together")  # fmt: skip
         _require(_number(self.alpha_fb) and 0 <= self.alpha_fb <= 1, "alpha_fb", self.alpha_fb,
                  "a number from 0 to 1 (for the large model's own text use mode 'exact')")  # fmt: skip
         _require(_number(self.alpha_rb) and self.alpha_rb >= 0, "alpha_rb", self.alpha_rb,
