@@ -205,9 +205,7 @@ class Processes:
         child = self._children.pop(role, None)
         if child is None or child.process.returncode is not None:
             return
-        child.stopping = True
-        child.process.kill()
-        await child.process.wait()
+        await self._supervisor.kill(child)
         self._fleet.lost(role, WorkerUnavailable("it was frozen, and killed"), child)
 
     def _on_exit(self, child: Child, error: BildError) -> None:

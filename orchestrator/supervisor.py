@@ -135,6 +135,15 @@ class Supervisor:
         self._group.create_task(self._watch(child))
         return child
 
+    async def kill(self, child: Child) -> None:
+        """Ends a child at once, and returns when it has gone: it may be frozen, and then hears nothing else."""
+        child.stopping = True
+        with contextlib.suppress(ProcessLookupError):
+            # Not `process.kill`, which takes the exit code of one that has just ended from under its watcher:
+            # it would seem to have ended of its own accord.
+            os.kill(child.process.pid, signal.SIGKILL)
+        await child.process.wait()
+
     async def stop(self) -> None:
         """Stops every child, first started last. Returns when all have ended."""
         for child in reversed(self._children):

@@ -119,12 +119,6 @@ class Process:
     def __init__(self) -> None:
         self.returncode: int | None = None
 
-    def kill(self) -> None:
-        self.returncode = -9
-
-    async def wait(self) -> int:
-        return -9
-
 
 @pytest.mark.parametrize("joined", [[], [Role.LARGE], [Role.LARGE, Role.SMALL]])
 async def test_who_did_not_answer_is_replaced(
@@ -146,13 +140,19 @@ async def test_who_did_not_answer_is_replaced(
         process: Any = Process()
         return Child(role, process, address=listen)
 
+    async def kill(self: Supervisor, child: Child) -> None:
+        killed.append(child.role)
+
+    killed: list[Role] = []
     monkeypatch.setattr(keeping, "Decoder", Deaf)
     monkeypatch.setattr(Supervisor, "start", start)
+    monkeypatch.setattr(Supervisor, "kill", kill)
     async with Processes(Config(), lambda line: None) as processes:
         with pytest.raises(WorkerUnavailable, match="no answer"):
             async with processes.opened():
                 pass
         gone = Role.SMALL if joined == [Role.LARGE] else Role.LARGE
+        assert [gone] == killed
         assert {*Role} - {gone} == set(processes._children)
 
 
