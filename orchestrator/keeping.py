@@ -7,9 +7,10 @@ are still well are joined anew, the others are replaced first.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import NoReturn, Self, TypeAlias
+from typing import Final, NoReturn, Self, TypeAlias
 
 from bild_dist.clock import now_ns
 from bild_dist.config import Config
@@ -26,6 +27,8 @@ Opening: TypeAlias = Callable[[], AbstractAsyncContextManager[Decoder]]
 """Gives a decoder; called again for each further one."""
 Say: TypeAlias = Callable[[str], None]
 
+ENDING_S: Final = 0.3
+"""Seconds in which a process whose connection has ended may still end by itself."""
 _ORDER = (Role.LARGE, Role.SMALL)
 """In which a decoder joins its workers."""
 
@@ -203,8 +206,13 @@ class Processes:
     async def _end(self, role: Role) -> None:
         """Ends a worker that is lost to us: it may be frozen, and then hears nothing but this."""
         child = self._children.pop(role, None)
-        if child is None or child.process.returncode is not None:
+        if child is None:
             return
+        with contextlib.suppress(TimeoutError):
+            # A connection ends a moment before its process: one that has ended tells so itself.
+            async with asyncio.timeout(ENDING_S):
+                await child.process.wait()
+                return
         await self._supervisor.kill(child)
         self._fleet.lost(role, WorkerUnavailable("it was frozen, and killed"), child)
 

@@ -25,6 +25,7 @@ from bild_dist.orchestrator.http.house import House
 from bild_dist.orchestrator.http.problems import Problem, problem_of
 from bild_dist.orchestrator.http.writing import Writing
 
+_PROBES: Final = ("/health", "/ready", "/metrics")
 _REQUEST_ID: Final = re.compile("[A-Za-z0-9._:-]{1,128}")
 
 
@@ -164,4 +165,7 @@ class _Stamped:
         finally:
             spent_ms = (now_ns() - started_ns) / 1e6
             fields = {"request_id": number, "status": status, "wall_ms": round(spent_ms, 1)}
-            self._log.info("%s %s", scope["method"], scope["path"], extra=fields)
+            # Those who ask every few seconds whether all is well would fill the log.
+            quiet = scope["path"] in _PROBES and status < 400
+            level = logging.DEBUG if quiet else logging.INFO
+            self._log.log(level, "%s %s", scope["method"], scope["path"], extra=fields)

@@ -97,7 +97,8 @@ class House:
         for role in Role:
             worker = None if decoder is None else decoder.workers.get(role)
             if worker is None:
-                workers[role.value] = {"up": False}
+                # Between two decoders nobody asks them: which of them is well is not known.
+                workers[role.value] = {"up": None}
                 continue
             # The client itself says when a worker is frozen or stuck; a heartbeat more than that
             # without an answer, and nobody has said so yet.

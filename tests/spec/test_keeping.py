@@ -119,6 +119,9 @@ class Process:
     def __init__(self) -> None:
         self.returncode: int | None = None
 
+    async def wait(self) -> None:
+        await asyncio.Event().wait()  # frozen: it does not end by itself
+
 
 @pytest.mark.parametrize("joined", [[], [Role.LARGE], [Role.LARGE, Role.SMALL]])
 async def test_who_did_not_answer_is_replaced(
