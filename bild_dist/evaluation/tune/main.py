@@ -21,8 +21,8 @@ from bild_dist import log
 from bild_dist.errors import BildError, ConfigError, InvalidRequest
 from bild_dist.evaluation.metrics.base import Resamples, mean, percentiles
 from bild_dist.evaluation.run.files import write_whole
+from bild_dist.evaluation.run.identity import first_difference
 from bild_dist.evaluation.run.record import Setting, plain
-from bild_dist.evaluation.sweep.journal import first_difference
 from bild_dist.evaluation.sweep.main import fingerprint, identity, prompts, swept
 from bild_dist.evaluation.sweep.options import Asked, asked, grid_options, planned
 from bild_dist.evaluation.sweep.running import Sweep
