@@ -90,6 +90,7 @@ async def _main(
                 return await _object(job, prompt, decoder)
             return await _streamed(prompt, decoder, screen)
         finally:
+            telemetry.last()
             # What went wrong, or took too long, is what people want to look at.
             if drawing is not None:
                 drawing.write(decoder.text)
