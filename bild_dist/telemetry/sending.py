@@ -43,7 +43,7 @@ class Sender(SpanExporter):
     def hurry(self) -> None:
         """The process ends: a wait for the next attempt is given up, and what follows has one."""
         self._hurried = True
-        self._usual.shutdown()
+        self._usual.shutdown()  # type: ignore[no-untyped-call]
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Tells the first failure of a row, and the end of it."""
@@ -67,8 +67,8 @@ class Sender(SpanExporter):
 
     def shutdown(self) -> None:
         if not self._hurried:
-            self._usual.shutdown()
-        self._last.shutdown()
+            self._usual.shutdown()  # type: ignore[no-untyped-call]
+        self._last.shutdown()  # type: ignore[no-untyped-call]
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Nothing is held here."""

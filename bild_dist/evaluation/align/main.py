@@ -100,8 +100,8 @@ class Align:
         self._say_skipped(asking.learned)
         if asking.tests:
             self._say(
-                f"{asking.tests} prompts are left aside for tests (one line in a hundred, by its contents): neither "
-                "learned from nor measured on"
+                f"prompts left aside for tests: {asking.tests} (one line in a hundred, by its contents; neither "
+                "learned from nor measured on)"
             )
         if not asking.held.kept:
             self._say("no prompt is held out, so agreement is not measured: give more prompts")
