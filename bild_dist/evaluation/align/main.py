@@ -39,6 +39,7 @@ from bild_dist.evaluation.align.training import Run
 from bild_dist.evaluation.run.files import write_whole
 from bild_dist.model import draft, hub
 from bild_dist.model.checkpoint import DTYPES
+from bild_dist.model.foreign import quiet
 from bild_dist.model.short_head import ShortHead, end_ids
 
 if TYPE_CHECKING:
@@ -219,7 +220,8 @@ class Align:
                 draft.save(small, plan.out, _base(plan.large.model, plan.out), head, plan.storage)
                 return
             small.to(DTYPES[plan.storage])
-            small.save_pretrained(str(plan.out))
+            with quiet():
+                small.save_pretrained(str(plan.out))
             hub.readable(plan.out, "config.json")
             for file in plan.large.folder().iterdir():
                 if any(file.match(pattern) for pattern in _TOKENIZER):
