@@ -25,7 +25,6 @@ def check(plan: Alignment) -> None:
     ConfigError: the models do not fit together, cannot be used by a decoder, lack layers that
         are asked for, or would be overwritten; with the remedy.
     """
-    agree(plan.small.tokens(), plan.large.tokens())
     shape = plan.large.plan()
     encdec = bool(shape.is_encoder_decoder)
     there = _layers(shape, encdec=encdec)
@@ -34,6 +33,7 @@ def check(plan: Alignment) -> None:
         raise ConfigError(
             f"--early-exit {early} is more than the {there} layers that the large model has: take fewer"
         )
+    agree(plan.small.tokens(), plan.large.tokens())
     if encdec != bool(plan.small.plan().is_encoder_decoder):
         raise ConfigError("one model has an encoder and the other has none: take a pair of a kind")
     if encdec and (plan.head or plan.storage == "int8"):
