@@ -210,7 +210,8 @@ def paired(name: str) -> Config:
     known = shipped()
     if name not in known:
         raise ConfigError(
-            f"pair = {name!r}: there is no such pair{nearest(name, known)}. Shipped are: {', '.join(known)}"
+            f"pair = {name!r}: there is no such pair{nearest(name, known, listed=False)}. "
+            f"Shipped are: {', '.join(known)}"
         )
     file = PAIRS / name / "pair.toml"
     data = _parsed(file)

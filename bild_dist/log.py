@@ -53,6 +53,13 @@ def always(**fields: object) -> None:
             handler.always.update(fields)
 
 
+def preceded(before: Callable[[], None]) -> None:
+    """`before` is called ahead of every further line, on the thread that logs it: by who shares the terminal."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, Lines):
+            handler.before = before
+
+
 @contextmanager
 def bound(**fields: object) -> Iterator[None]:
     """Fields of every line that is logged inside, and in the tasks that are started there."""
@@ -73,12 +80,18 @@ def bind(**fields: object) -> None:
 
 
 class Lines(logging.StreamHandler[TextIO]):
-    """Writes records as lines. Owns the fields that stand on all of them."""
+    """Writes records as lines. Owns the fields that stand on all of them, and what is called ahead of each."""
 
     def __init__(self, style: str, stream: TextIO, **always: object) -> None:
         super().__init__(stream)
         self.always = dict(always)
+        self.before: Callable[[], None] | None = None
         self._style = style
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.before is not None:
+            self.before()
+        super().emit(record)
 
     def format(self, record: logging.LogRecord) -> str:
         if self.formatter is None:

@@ -112,10 +112,14 @@ class FinishReason(StrEnum):
     STOP = "stop"
 
 
-def nearest(name: str, known: list[str]) -> str:
-    """A hint for a misspelt name: ` (did you mean 'x'?)`, or the list of what there is."""
+def nearest(name: str, known: list[str], *, listed: bool = True) -> str:
+    """A hint for a misspelt name: ` (did you mean 'x'?)`, or the list of what there is, unless whoever asks
+    lists it anyway.
+    """
     close = difflib.get_close_matches(name[:_SHOWN], known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(sorted(known))})"
+    if close:
+        return f" (did you mean {close[0]!r}?)"
+    return f" (known: {', '.join(sorted(known))})" if listed else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

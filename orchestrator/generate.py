@@ -10,14 +10,16 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
+from bild_dist import log
+from bild_dist.clock import now_ns
 from bild_dist.config import Config
 from bild_dist.errors import BildError, ConfigError
 from bild_dist.orchestrator.decoder import Decoder
 from bild_dist.orchestrator.drawing import Drawing
 from bild_dist.orchestrator.lines import parsed, take_prompt
-from bild_dist.orchestrator.opening import connected, launched
+from bild_dist.orchestrator.opening import check_folders, connected, launched
 from bild_dist.orchestrator.screen import Screen
 from bild_dist.orchestrator.session import Record
 from bild_dist.orchestrator.telemetry import logged, told
@@ -25,6 +27,9 @@ from bild_dist.types import Role
 
 if TYPE_CHECKING:
     from bild_dist.orchestrator.cli import InProcess
+
+Line: TypeAlias = tuple[int, str]
+"""A line of a file, and which it is, from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +50,9 @@ class Job:
             raise ConfigError("give a PROMPT or --input FILE.jsonl, not both")
         if prompt == "-" or (prompt is None and source is None and not sys.stdin.isatty()):
             prompt = sys.stdin.read().rstrip("\n")
-        if prompt is None and source is None:
-            raise ConfigError('nothing to do: bild generate "some text", or --input FILE.jsonl')
+        if not prompt and source is None:
+            what = "nothing to do" if prompt is None else "the prompt is empty"
+            raise ConfigError(f'{what}: bild generate "some text", or --input FILE.jsonl')
         return cls(prompt, source, arguments.output, arguments.json, arguments.timeline)
 
 
@@ -57,6 +63,10 @@ def main(job: Job, config: Config, addresses: Mapping[Role, str], inproc: InProc
         ConfigError: models, workers or files cannot be used.
         InvalidRequest: the one prompt cannot be decoded.
     """
+    if job.output is not None:
+        _check_output(Path(job.output))
+    if not addresses:
+        check_folders(config)
     drawing = None
     if job.timeline is not None:
         drawing = Drawing(job.timeline, (job.input, job.output))
@@ -67,13 +77,14 @@ def main(job: Job, config: Config, addresses: Mapping[Role, str], inproc: InProc
 
 async def _main(
     job: Job,
-    lines: list[str] | None,
+    lines: list[Line] | None,
     config: Config,
     addresses: Mapping[Role, str],
     inproc: InProcess,
     drawing: Drawing | None,
 ) -> int:
     screen = Screen()
+    log.preceded(screen.interrupted)
     record = drawing.recording if drawing is not None else None
     async with (
         told(config.telemetry, "bild-generate") as telemetry,
@@ -90,6 +101,7 @@ async def _main(
                 return await _object(job, prompt, decoder)
             return await _streamed(prompt, decoder, screen)
         finally:
+            telemetry.last()
             # What went wrong, or took too long, is what people want to look at.
             if drawing is not None:
                 drawing.write(decoder.text)
@@ -143,10 +155,11 @@ async def _object(job: Job, prompt: str, decoder: Decoder) -> int:
 
 
 async def _file(
-    job: Job, lines: list[str], decoder: Decoder, concurrency: int, screen: Screen
+    job: Job, lines: list[Line], decoder: Decoder, concurrency: int, screen: Screen
 ) -> int:
     """Every line gives one object in its place; a bad one an error, and the rest goes on."""
-    failed = 0
+    failed = tokens = 0
+    begun_ns = now_ns()
     with _Output(job.output) as output, screen.progress(len(lines)) as advance:
         pending: list[asyncio.Task[dict[str, Any]]] = []
         room = asyncio.Semaphore(concurrency)
@@ -158,11 +171,15 @@ async def _file(
                 return record
 
         async with asyncio.TaskGroup() as group:
-            pending += [group.create_task(one(n, line)) for n, line in enumerate(lines, start=1)]
+            pending += [group.create_task(one(number, line)) for number, line in lines]
             for task in pending:
                 record = await task
                 failed += "error" in record
+                tokens += len(record.get("tokens", ()))
                 output.write(record)
+    if failed or not job.json:
+        where = job.output or "the lines with an error"
+        screen.total(len(lines), tokens, now_ns() - begun_ns, failed, where)
     return 1 if failed else 0
 
 
@@ -178,12 +195,21 @@ async def _line(number: int, line: str, decoder: Decoder) -> dict[str, Any]:
     return {"id": name, **result.as_dict()}
 
 
-def _read(path: str) -> list[str]:
+def _read(path: str) -> list[Line]:
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--input {path} cannot be read: {error}") from None
-    return [line for line in text.splitlines() if line.strip()]
+    # Numbers as an editor shows them: a blank line has one, too.
+    return [(n, line) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
+
+
+def _check_output(path: Path) -> None:
+    """Raises ConfigError where a file cannot be written, as far as that can be told without touching it."""
+    if path.is_dir():
+        raise ConfigError(f"--output {path} cannot be written: it is a folder")
+    if not path.parent.is_dir():
+        raise ConfigError(f"--output {path} cannot be written: there is no folder {path.parent}")
 
 
 class _Output:

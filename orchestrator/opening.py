@@ -7,13 +7,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from bild_dist.config import Config
-from bild_dist.errors import BildError
+from bild_dist.errors import BildError, ConfigError
 from bild_dist.orchestrator.decoder import Decoder
 from bild_dist.orchestrator.session import Record
 from bild_dist.orchestrator.supervisor import Child, Supervisor
 from bild_dist.types import Role
+
+
+def check_folders(config: Config) -> None:
+    """Raises ConfigError where a model is named by a way to a folder or file that is not there: a worker would say
+    it, too, when everything for it is loaded.
+    """
+    for role in Role:
+        model = config.worker(role).model
+        way = model.startswith(("/", "./", "../", "~")) or model.endswith(".gguf")
+        if way and not Path(model).expanduser().exists():
+            raise ConfigError(
+                f"the {role} model {model} is not there: name a folder, a .gguf file or a hub id"
+            )
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ class Screen:
         self._out = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
         self._err = Console(file=sys.stderr, highlight=False, markup=False, emoji=False)
         self._open_line = False
+        self._one_place = _one_place()
 
     def token(self, event: TokenEvent) -> None:
         """A token, in the colour of who wrote it."""
@@ -54,6 +56,11 @@ class Screen:
         if self._open_line:
             self._out.print()
             self._open_line = False
+
+    def interrupted(self) -> None:
+        """Somebody writes to standard error: where that is the same place, not behind the text on its line."""
+        if self._one_place:
+            self.end()
 
     def summary(self, result: Result) -> None:
         """One line: how long, how fast, who wrote what."""
@@ -73,6 +80,15 @@ class Screen:
         self._err.print(line, soft_wrap=True)
         if (verdict := _verdict(result)) is not None:
             self._err.print(verdict, style="yellow", soft_wrap=True)
+
+    def total(self, texts: int, tokens: int, wall_ns: int, failed: int, where: str) -> None:
+        """One line on a file of prompts: what was written, and how many lines were not."""
+        if failed:
+            self._err.print(f"{failed} of {texts} lines failed; see {where}", soft_wrap=True)
+        else:
+            seconds = wall_ns / 1e9
+            line = f"{texts} texts, {tokens} tokens in {seconds:.2f} s ({tokens / seconds:.1f} a second)"
+            self._err.print(line, style="dim", soft_wrap=True)
 
     def note(self, line: str) -> None:
         """A remark on progress, for people at a terminal only."""
@@ -105,6 +121,14 @@ class Screen:
                 bar.update(task, advance=1, tokens=done)
 
             yield advance
+
+
+def _one_place() -> bool:
+    """Whether both outputs go to the same terminal or file."""
+    try:
+        return os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False  # one of them is no file
 
 
 def _verdict(result: Result) -> str | None:

@@ -145,14 +145,16 @@ class Supervisor:
         await child.process.wait()
 
     async def stop(self) -> None:
-        """Stops every child, first started last. Returns when all have ended."""
-        for child in reversed(self._children):
+        """Stops all children at once. Returns when all have ended."""
+        for child in self._children:
             child.stopping = True
             if child.process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     child.process.terminate()
                     # One that stands still (SIGSTOP) hears it only when it goes on.
                     child.process.send_signal(signal.SIGCONT)
+        for child in self._children:
+            if child.process.returncode is None:
                 try:
                     async with asyncio.timeout(STOP_S):
                         await child.process.wait()

@@ -75,6 +75,11 @@ class Telemetry:
             traced = RequestSpans(self._spans, options, started_ns, self._model())
         return Request(options, self._requests, counted, traced)
 
+    def last(self) -> None:
+        """No further request comes: the spans leave while the workers stop, not behind them."""
+        if self._spans is not None:
+            self._spans.leave()
+
     def _workers(self) -> Mapping[Role, WorkerClient]:
         return {} if self._decoder is None else self._decoder.workers
 

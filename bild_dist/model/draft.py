@@ -212,6 +212,7 @@ def save(
         "format": FORMAT, "base": base, "layers": plan.num_hidden_layers, "head": head, "storage": storage,
     }  # fmt: skip
     (folder / hub.DRAFT).write_text(json.dumps(said) + "\n", encoding="utf-8")
+    hub.readable(folder, hub.DRAFT)
 
 
 def _own(model: PreTrainedModel) -> Iterator[tuple[str, nn.Parameter]]:

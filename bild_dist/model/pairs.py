@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bild_dist import config
+from bild_dist.model import hub
 from bild_dist.types import Role
 
 if TYPE_CHECKING:
@@ -44,5 +45,6 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, plac
 
     place.mkdir(parents=True, exist_ok=True)
     copy.deepcopy(model).to(torch.bfloat16).save_pretrained(str(place), max_shard_size="100GB")  # type: ignore[arg-type]
+    hub.readable(place, "config.json")
     if tokenizer is not None:
         tokenizer.save_pretrained(str(place))

@@ -23,23 +23,31 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span
 
+    from bild_dist.telemetry.sending import Sender
+
 ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 """OpenTelemetry's own variables that ask for spans."""
 
 FLUSH_S: Final = 1.0
 """How long a process that ends waits for its last spans to leave."""
+_ATTEMPT_S: Final = 0.7
+"""Of that, for the one attempt that is left; the rest is for what it takes around it."""
 
 
 class Spans:
     """Where this process's spans go. Owned by its root, which closes it.
 
-    `provider` is a TracerProvider of OpenTelemetry's SDK.
+    `provider` is a TracerProvider of OpenTelemetry's SDK, `sender` what it sends with, where that must
+    hear of the end.
     """
 
-    def __init__(self, provider: TracerProvider) -> None:
+    def __init__(self, provider: TracerProvider, sender: Sender | None = None) -> None:
         from opentelemetry import trace
 
         self._trace = trace
+        self._sender = sender
+        self._leaving: threading.Thread | None = None
+        self._until_ns = 0
         self._provider = provider
         self._tracer = provider.get_tracer(genai.US, __version__)
 
@@ -57,10 +65,11 @@ class Spans:
         ):
             return None
         try:
-            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
             from opentelemetry.sdk.resources import Resource
             from opentelemetry.sdk.trace import TracerProvider
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+            from bild_dist.telemetry.sending import Sender
         except ImportError:
             remedy = 'pip install "bild-dist[otel]"'
             if endpoint:
@@ -73,15 +82,27 @@ class Spans:
         )
         if endpoint and urlsplit(endpoint).path in ("", "/"):
             endpoint = f"{endpoint.rstrip('/')}/v1/traces"
-        exporter = OTLPSpanExporter(endpoint=endpoint or None)
-        provider.add_span_processor(BatchSpanProcessor(exporter))
-        return cls(provider)
+        sender = Sender(endpoint, _ATTEMPT_S)
+        provider.add_span_processor(BatchSpanProcessor(sender))
+        return cls(provider, sender)
+
+    def leave(self) -> None:
+        """No further span comes: begins to send what is left, while the caller does something else."""
+        if self._leaving is None:
+            self._until_ns = now_ns() + int(FLUSH_S * 1e9)
+            self._leaving = threading.Thread(target=self._send_rest, name="last spans", daemon=True)
+            self._leaving.start()
 
     def close(self) -> None:
         """Sends what is left, for a second at most: a collector that is away holds no process up."""
-        last = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
-        last.start()
-        last.join(FLUSH_S)
+        self.leave()
+        if self._leaving is not None:
+            self._leaving.join(max(0.0, (self._until_ns - now_ns()) / 1e9))
+
+    def _send_rest(self) -> None:
+        if self._sender is not None:
+            self._sender.hurry()
+        self._provider.shutdown()
 
     def joined(self, traceparent: str) -> Context:
         """The trace that a W3C `traceparent` names; a new one where it names none."""

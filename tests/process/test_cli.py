@@ -81,6 +81,32 @@ def test_log_probabilities_are_told_where_asked(tmp_path: Path) -> None:
     assert [3] * 5 == [len(top) for top in by_file["top"]]
 
 
+def test_a_file_ends_with_a_summary_and_counts_lines_as_an_editor_does(tmp_path: Path) -> None:
+    """What was written goes to standard error, unless --json wants objects alone; a blank line is no prompt, and
+    has its number.
+    """
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"prompt": "a"}\n\n{"prompt": "b"}\n')
+    words = ("generate", *PAIR, "--transport", "inproc", "--input", str(source))
+    done = bild(*words)
+    assert ["1", "3"] == [r["id"] for r in records(done.stdout)]
+    assert done.stderr.startswith("2 texts, ")
+    assert "" == bild(*words, "--json").stderr
+
+
+def test_a_log_line_begins_on_a_line_of_its_own(tmp_path: Path) -> None:
+    """Also where the text that is being streamed has not ended its line, in a terminal that both go to."""
+    config = tmp_path / "bild.toml"
+    config.write_text('[telemetry]\nlevel = "info"\n')
+    done = subprocess.run(
+        [sys.executable, "-m", "bild_dist", "generate", "-c", str(config), *PAIR, "--transport", "inproc", "Hello"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    (line,) = [line for line in done.stdout.splitlines() if "request ended" in line]
+    assert line.startswith("20")
+    assert "\n\n" not in done.stdout
+
+
 def test_the_text_does_not_depend_on_transport_or_concurrency(tmp_path: Path) -> None:
     """Sixteen prompts give the same lines over every transport, one at a time and eight at once."""
     lines = [json.dumps({"id": str(n), "prompt": f"Prompt number {n}."}) for n in range(16)]
@@ -127,6 +153,7 @@ def test_a_bad_line_fails_in_its_place_and_the_rest_goes_on(tmp_path: Path) -> N
     errors = {r["id"]: r["error"] for r in got if "error" in r}
 
     assert 1 == done.returncode
+    assert f"13 of {len(lines)} lines failed; see {target}\n" == done.stderr
     assert len(lines) == len(got)
     assert ["good", 7] == [r["id"] for r in got if "text" in r]
     assert ["2", "3"] == [r["id"] for r in got[1:3]]
@@ -148,6 +175,9 @@ BAD_USE = {
     "a threshold that is no number": ((*PAIR, "--alpha-rb", "nan", "x"), "alpha_rb"),
     "an empty prompt": ((*PAIR, ""), "empty"),
     "no prompt": (("--input", "/nowhere.jsonl"), "cannot be read"),
+    "an empty pipe": (PAIR, "the prompt is empty"),
+    "nowhere to write": ((*PAIR, "--output", "/nowhere/x.jsonl", "x"), "no folder /nowhere"),
+    "a folder to write to": ((*PAIR, "--output", "/", "x"), "it is a folder"),
     "one model of two": (("--small", "toy:small", "x"), "both"),
     "an unknown pair": (("--pair", "de-eng", "x"), "did you mean 'de-en'"),
     "one worker of two": (("--small-worker", "zmq://127.0.0.1:1", "x"), "both"),

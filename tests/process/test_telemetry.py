@@ -140,3 +140,17 @@ print("loaded:", [n for n in ("prometheus_client", "opentelemetry", "structlog")
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=True
     )
     assert done.stdout.splitlines()[-1] == "loaded: []"
+
+
+@pytest.mark.parametrize("transport", ["zmq", "inproc"])
+def test_a_collector_that_is_away_is_one_line(transport: str, tmp_path: Path) -> None:
+    """The text is there and the command succeeds; what a library says of each attempt, with addresses and
+    classes in it, is for who asks for it.
+    """
+    config = written(tmp_path, 'traces = "http://127.0.0.1:9/v1/traces"')
+    words = ("generate", "-c", config, "--transport", transport, "--max-new-tokens", "4", "Hello")
+    done = subprocess.run([*BILD, *words], capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0
+    said = [line for line in done.stderr.splitlines() if "4 tokens in" not in line]
+    assert len(said) == 1
+    assert "spans are lost: http://127.0.0.1:9/v1/traces does not take them" in said[0]

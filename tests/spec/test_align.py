@@ -237,7 +237,7 @@ def test_the_same_prompt_is_in_one_split_whatever_it_is_called(tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--early-exit", "9"), "from 1 to 3"),
+        (("--early-exit", "9"), "--early-exit 9 is more than the 3 layers"),
         (("--early-exit", "1", "--layers", "3"), "there is no layer 3"),
         (("--early-exit", "3", "--joint"), "is the whole model"),
         (("--early-exit", "1", "--ignore-generation", "num_beans"), "num_beams"),
@@ -310,12 +310,18 @@ def test_a_pair_is_aligned_from_the_command_line(family, tmp_path, capsys):
             *FEW, "--rate", "2e-3", "--epochs", "10", "--batch-tokens", "256", "--replay", "0.5/2"]  # fmt: skip
     assert front.main(argv, inproc) == 0
     report = json.loads((out / front.REPORT).read_text())
-    assert report["texts"] + report["held_out"] <= len(LINES)
+    skipped = sum(report["skipped"].values())
+    assert report["left_for_tests"] == len(prompts(_file(tmp_path), "test"))
+    assert report["texts"] + report["held_out"] + report["left_for_tests"] + skipped == len(LINES)
     assert report["after"]["match_rate"] > report["before"]["match_rate"]
     assert {speed["mode"] for speed in report["after"]["speeds"]} == {"exact", "bild"}
     assert report["after"]["replays"][0]["texts"] == report["held_out"]
     assert load(WorkerConfig(model=str(out), threads=1)).info.tokenizer
-    assert "match rate" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "match rate" in said
+    assert f"only {report['held_out']} held-out texts: so few say little" in said
+    # As readable as what is written beside it, whatever wrote the weights.
+    assert len({file.stat().st_mode for file in out.iterdir() if file.is_file()}) == 1
 
 
 def test_an_interrupted_alignment_goes_on(tmp_path, capsys):
@@ -344,6 +350,7 @@ def test_an_early_exit_leaves_the_large_model_alone(tmp_path):
     assert front.main(argv, inproc) == 0
     assert (large / "model.safetensors").read_bytes() == before
     held = json.loads((out / "draft.json").read_text())
+    assert (out / "draft.safetensors").stat().st_mode == (out / "draft.json").stat().st_mode
     assert (held["layers"], len(held["head"])) == (1, 40)
     assert (
         load(WorkerConfig(model=str(out), threads=1)).info.rules.vocabulary

@@ -237,7 +237,7 @@ BAD_USE = {
     "no rounds": (["--rounds", "0"], "--rounds 0"),
     "a threshold out of range": (["--alpha-fb", "2"], "alpha_fb"),
     "one model of two": (["--small", "a"], "both"),
-    "nowhere to write": (["--out", "/nowhere/out.json"], "folder that exists"),
+    "nowhere to write": (["--out", "/dev/null/out.json"], "cannot be made"),
     "an unknown baseline": (["--baseline", "no rolback"], "did you mean 'no rollback'"),
     "a baseline and an option": (
         ["--baseline", "rejection 4", "--window", "6"],

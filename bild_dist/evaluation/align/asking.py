@@ -49,6 +49,8 @@ class Asking:
             but=self.learned.kept,
         )  # fmt: skip
         """What agreement is measured on."""
+        self.tests = len(prompts(plan.corpus, "test")) if plan.corpus.endswith(".jsonl") else 0
+        """How many prompts of a file are left aside, for tests of the aligned pair."""
         limit = shared if shared < width else None
         writing = replace(plan.writing, forced_begin=self.forced, vocabulary=limit)
         self._teacher = Teacher(large, plan.large.fingerprint(), writing)

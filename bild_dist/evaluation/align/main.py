@@ -39,6 +39,7 @@ from bild_dist.evaluation.align.training import Run
 from bild_dist.evaluation.run.files import write_whole
 from bild_dist.model import draft, hub
 from bild_dist.model.checkpoint import DTYPES
+from bild_dist.model.foreign import quiet
 from bild_dist.model.short_head import ShortHead, end_ids
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ _TOKENIZER: Final = (
 """Files that say how a model reads text."""
 _WEIGHTS: Final = ("draft.*", "config.json", "generation_config.json", "model*.safetensors*")
 """Files that say what a model is."""
+_ENOUGH: Final = 20
+"""Held-out texts from which on a table says something about the pair."""
 
 
 def main(argv: Sequence[str], inproc: InProcess) -> int:
@@ -96,6 +99,11 @@ class Align:
         asking = Asking(plan, self._large)
         self._forced = asking.forced
         self._say_skipped(asking.learned)
+        if asking.tests:
+            self._say(
+                f"prompts left aside for tests: {asking.tests} (one line in a hundred, by its contents; neither "
+                "learned from nor measured on)"
+            )
         if not asking.held.kept:
             self._say("no prompt is held out, so agreement is not measured: give more prompts")
         texts = asking.texts(asking.learned, "large model writes")
@@ -112,7 +120,7 @@ class Align:
         after = self._agreement(written, tests, None)
         if before is not None and after is not None:
             # Kept whatever becomes of the pair in the decoder: counting took longer than that will.
-            self._report(_COUNTED, before, after, asking.learned, texts, tests)
+            self._report(_COUNTED, before, after, asking, texts, tests)
             with self._err.status("measuring the pair") as status:
                 before, after = together.completed(
                     plan,
@@ -126,7 +134,12 @@ class Align:
                     status.update,
                 )
             agreement.show(before, after, self._err)
-        self._report(REPORT, before, after, asking.learned, texts, tests)
+            if len(tests) < _ENOUGH:
+                self._say(
+                    f"only {len(tests)} held-out texts: so few say little, and the figures may be chance; give "
+                    "more prompts"
+                )
+        self._report(REPORT, before, after, asking, texts, tests)
         (plan.out / _COUNTED).unlink(missing_ok=True)
         self._say(f"written to {plan.out}, with {REPORT}")
         return True
@@ -207,7 +220,9 @@ class Align:
                 draft.save(small, plan.out, _base(plan.large.model, plan.out), head, plan.storage)
                 return
             small.to(DTYPES[plan.storage])
-            small.save_pretrained(str(plan.out))
+            with quiet():
+                small.save_pretrained(str(plan.out))
+            hub.readable(plan.out, "config.json")
             for file in plan.large.folder().iterdir():
                 if any(file.match(pattern) for pattern in _TOKENIZER):
                     shutil.copyfile(file, plan.out / file.name)
@@ -227,13 +242,14 @@ class Align:
 
     def _report(
         self, name: str, before: agreement.Report | None, after: agreement.Report | None,
-        found: Questions, texts: Sequence[Output], tests: Sequence[Output],
+        asking: Asking, texts: Sequence[Output], tests: Sequence[Output],
     ) -> None:  # fmt: skip
         plan = self._plan
         said = {
             "command": self._command, "date": datetime.now(UTC).date().isoformat(), "corpus": plan.corpus,
             "texts": len(texts), "tokens": sum(len(text.ids) for text in texts),
-            "held_out": len(tests), "skipped": dict(found.skipped), "torch": torch.__version__,
+            "held_out": len(tests), "left_for_tests": asking.tests, "skipped": dict(asking.learned.skipped),
+            "torch": torch.__version__,
             "before": before and before.as_dict(), "after": after and after.as_dict(),
         }  # fmt: skip
         try:

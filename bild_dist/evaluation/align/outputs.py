@@ -199,6 +199,8 @@ def _plain(model: Any) -> Iterator[None]:
         (model.generation_config, "forced_eos_token_id", None),
         (model.generation_config, "return_dict_in_generate", False),
         (model.generation_config, "num_return_sequences", 1),
+        # Beside max_new_tokens it has no say, and transformers would remark on that at every batch.
+        (model.generation_config, "max_length", None),
     ]
     if hasattr(model.config, "num_decoder_layers"):
         wanted.append((model.config, "num_layers", model.config.num_decoder_layers))

@@ -25,9 +25,15 @@ def check(plan: Alignment) -> None:
     ConfigError: the models do not fit together, cannot be used by a decoder, lack layers that
         are asked for, or would be overwritten; with the remedy.
     """
-    agree(plan.small.tokens(), plan.large.tokens())
     shape = plan.large.plan()
     encdec = bool(shape.is_encoder_decoder)
+    there = _layers(shape, encdec=encdec)
+    early = plan.small.exit_layer or plan.training.exit_layer
+    if early > there:
+        raise ConfigError(
+            f"--early-exit {early} is more than the {there} layers that the large model has: take fewer"
+        )
+    agree(plan.small.tokens(), plan.large.tokens())
     if encdec != bool(plan.small.plan().is_encoder_decoder):
         raise ConfigError("one model has an encoder and the other has none: take a pair of a kind")
     if encdec and (plan.head or plan.storage == "int8"):
@@ -36,7 +42,6 @@ def check(plan: Alignment) -> None:
         )
     if plan.shared and not encdec and plan.storage == "float32":
         raise ConfigError("--storage float32 is for whole models: a draft takes bfloat16 or int8")
-    there = _layers(shape, encdec=encdec)
     absent = [layer for layer in plan.small.layers if not 0 <= layer < there]
     if absent:
         raise ConfigError(

@@ -32,3 +32,19 @@ def write_whole(path: Path, text: str | Iterable[str], option: str = "") -> None
         # What is left of a failure is of no use, and maybe what the disk is full of.
         with suppress(OSError):
             part.unlink()
+
+
+def made_room(out: Path) -> None:
+    """Makes the folder that --out lies in, where there is none.
+
+    Raises:
+        ConfigError: it cannot be made, or --out is a folder itself.
+    """
+    if out.is_dir():
+        raise ConfigError(f"--out {out} is a folder: name a file in it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--out {out}: its folder cannot be made ({error.strerror or error})"
+        ) from None

@@ -17,6 +17,8 @@ from bild_dist.model.contents import fingerprint
 
 _PASSING: Final = frozenset(("generation", "pid", "slots", "rules"))
 """Of a worker's Info, what may be another when a run goes on."""
+_MOST: Final = 80
+"""Characters of a value that a message shows."""
 
 
 def asked(items: Sequence[Item]) -> str:
@@ -62,3 +64,24 @@ def weights(folder: Path, *, trust_remote_code: bool = False) -> str:
             base = own.base_folder(trust_remote_code=trust_remote_code)
             digest.update(weights(base, trust_remote_code=trust_remote_code).encode())
     return digest.hexdigest()[:16]
+
+
+def first_difference(
+    old: dict[str, Any], new: dict[str, Any], inside: str = ""
+) -> tuple[str, str, str] | None:
+    """The first entry in which two identities differ, by name, and what each has there."""
+    for name in [*new, *old]:
+        was, now = old.get(name), new.get(name)
+        if isinstance(was, dict) and isinstance(now, dict):
+            deeper = first_difference(was, now, f"{inside}{name}.")
+            if deeper is not None:
+                return deeper
+        elif was != now:
+            return inside + name, _short(was), _short(now)
+    return None
+
+
+def _short(value: Any) -> str:
+    """For a message: whole grids are told apart by a name."""
+    said = repr(value)
+    return said if len(said) <= _MOST else sha256(said.encode()).hexdigest()[:16]

@@ -2,7 +2,8 @@
 is measured in the same run.
 
 The two take turns in blocks of items, so that a machine that warms up or slows down favours neither.
-Finished texts are kept in a file beside the record: interrupted, the same command goes on.
+Finished texts are kept in a file beside the record: interrupted, the same command goes on. A finished
+record is never replaced: the same command says that it is done, another one is refused.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from bild_dist.errors import BildError, ConfigError, InvalidRequest, LocalProtoc
 from bild_dist.evaluation.align.progress import Bar
 from bild_dist.evaluation.bench import usage
 from bild_dist.evaluation.metrics import reading, registry
-from bild_dist.evaluation.run import identity, sheet
+from bild_dist.evaluation.run import finished, identity, sheet
 from bild_dist.evaluation.run.figures import Judge, Written, merged, repeats
 from bild_dist.evaluation.run.options import Plan, planned, taught_prefixes
 from bild_dist.evaluation.run.partial import Partial
@@ -113,6 +114,8 @@ class Eval:
         self._infos: dict[Role, Info] = {}
         self._models: dict[Role, dict[str, Any]] = {}
         """As `identity.model` has them, looked at before the first text."""
+        self._before = finished.there(plan.out)
+        """The record that is there already."""
         self._asked = ""
         """As `identity.asked` has it."""
         self._prompts: dict[str, tuple[int, ...]] = {}
@@ -122,7 +125,10 @@ class Eval:
 
     def run(self) -> int:
         """Exit code as `main`."""
-        measured, partial = asyncio.run(self._measure())
+        found = asyncio.run(self._measure())
+        if found is None:
+            return self._done()
+        measured, partial = found
         written = {}
         for part in measured.settings:
             texts = merged(measured.texts(part))
@@ -145,7 +151,7 @@ class Eval:
             part=parts.get(_SETTING, parts[_LARGE]),
             large=parts[_LARGE] if _SETTING in parts else None,
             models={role.value: asdict(self._infos[role]) | self._models[role] for role in Role},
-            environment=self._environment(),
+            environment=self._environment(measured.settings),
         )
         record.write(self._plan.out)
         partial.remove()
@@ -153,7 +159,18 @@ class Eval:
         self._err.print(f"written to {self._plan.out}")
         return 1 if any(part.failed for part in parts.values()) else 0
 
-    async def _measure(self) -> tuple[Measured, Partial]:
+    def _done(self) -> int:
+        """Shows the record that this command has made before. Exit code as it had then."""
+        record = self._before
+        if record is None:
+            raise LocalProtocolError("no record was there")
+        sheet.show(record)
+        done = f"{self._plan.out} is there already: remove it to measure anew"
+        self._err.print(done, soft_wrap=True)
+        return 1 if any(part.failed for part in (record.part, record.large) if part) else 0
+
+    async def _measure(self) -> tuple[Measured, Partial] | None:
+        """None where the record is there already."""
         plan = self._plan
         async with AsyncExitStack() as stack:
             with self._during("starting the workers"):
@@ -169,14 +186,21 @@ class Eval:
         with self._err.status(what):
             yield
 
-    async def _write(self, decoder: Decoder) -> tuple[Measured, Partial]:
-        """All texts that are not there yet."""
+    async def _write(self, decoder: Decoder) -> tuple[Measured, Partial] | None:
+        """All texts that are not there yet; None where the record is.
+
+        Raises:
+            ConfigError: what is there is of another run; names what differs.
+        """
         plan = self._plan
         self._infos = {role: client.info for role, client in decoder.workers.items()}
         settings = self._settings()
         items = worded(self._items, self._wording())
         self._models = {role: self._model(role) for role in Role}
         self._asked = identity.asked(items)
+        if self._before is not None:
+            finished.same(self._before, plan.out, self._whole(settings))
+            return None
         todo = list(steps(items, list(settings), plan.rounds))
         with Partial(plan.out, self._identity(settings)) as partial:
             done = sum(step in partial for step in todo)
@@ -244,6 +268,10 @@ class Eval:
             **{role.value: model for role, model in self._models.items()},
         }
 
+    def _whole(self, settings: Mapping[str, Setting]) -> dict[str, Any]:
+        """What makes two records the same: the run, and what is taken of its texts."""
+        return {**self._identity(settings), "metrics": [metric.name for metric in self._metrics]}
+
     def _model(self, role: Role) -> dict[str, Any]:
         config: WorkerConfig = getattr(self._plan.config, role.value)
         return identity.model(self._infos[role], config, joined=bool(self._plan.addresses))
@@ -268,7 +296,7 @@ class Eval:
             found = reading.nats(self._plan.config.large, asked, self._forced)
         return dict(zip(texts, found, strict=True))
 
-    def _environment(self) -> dict[str, Any]:
+    def _environment(self, settings: Mapping[str, Setting]) -> dict[str, Any]:
         small, large = self._infos[Role.SMALL], self._infos[Role.LARGE]
         return {
             **usage.environment(self._command),
@@ -278,4 +306,5 @@ class Eval:
             "transport": self._plan.config.orchestrator.transport,
             "rounds": self._plan.rounds,
             "items": self._asked,
+            finished.IDENTITY: self._whole(settings),
         }

@@ -16,6 +16,7 @@ from bild_dist.config import Config, settled
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.metrics import registry as metrics
 from bild_dist.evaluation.oracle import replacing
+from bild_dist.evaluation.run.files import made_room
 from bild_dist.evaluation.run.record import Setting
 from bild_dist.evaluation.tasks import registry as tasks
 from bild_dist.evaluation.tasks.base import Task
@@ -137,8 +138,7 @@ def planned(argv: Sequence[str]) -> Plan:
             raise ConfigError(f"--{name} {asked[name]} must be at least 1")
     task = tasks.find(asked["task"])
     out = Path(asked["out"])
-    if out.is_dir() or not out.parent.is_dir():
-        raise ConfigError(f"--out {out}: name a file in a folder that exists")
+    made_room(out)
     config = config.overlaid(generate=defaults(task, config.generate, asked))
     config, title = compared(config, asked)
     return Plan(

@@ -13,7 +13,7 @@ from bild_dist.evaluation.run.record import Part, Record
 
 WIDE: Final = 110
 """Characters that all columns need."""
-_QUALITY: Final = {
+HEADS: Final = {
     "bleu": "BLEU",
     "rougeL": "ROUGE-L",
     "chrf": "chrF",
@@ -61,7 +61,7 @@ def table(parts: Sequence[Part]) -> Table:
         grid.add_column(part.setting.name, justify="right", no_wrap=True)
     grid.add_column("to large" if len(parts) > 1 else "", justify="right", no_wrap=True)
     grid.add_row("speed-up", *(_spread(part.figures["speedup"], ".2f") for part in parts))
-    for name, head in _QUALITY.items():
+    for name, head in HEADS.items():
         if all(name in part.figures for part in parts):
             found = [part.figures[name] for part in parts]
             digits = registry.named(name).digits

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from bild_dist.errors import ConfigError
+from bild_dist.evaluation.run.identity import first_difference
 from bild_dist.evaluation.run.record import plain, revived
-
-_MOST: Final = 80
-"""Characters of a value that a message shows."""
 
 
 class Journal:
@@ -117,24 +114,3 @@ class Journal:
     @classmethod
     def beside(cls, out: Path, identity: dict[str, Any]) -> Self:
         return cls(out.with_name(out.name + ".partial.jsonl"), identity)
-
-
-def first_difference(
-    old: dict[str, Any], new: dict[str, Any], inside: str = ""
-) -> tuple[str, str, str] | None:
-    """The first entry in which two identities differ, by name, and what each has there."""
-    for name in [*new, *old]:
-        was, now = old.get(name), new.get(name)
-        if isinstance(was, dict) and isinstance(now, dict):
-            deeper = first_difference(was, now, f"{inside}{name}.")
-            if deeper is not None:
-                return deeper
-        elif was != now:
-            return inside + name, _short(was), _short(now)
-    return None
-
-
-def _short(value: Any) -> str:
-    """For a message: whole grids are told apart by a name."""
-    said = repr(value)
-    return said if len(said) <= _MOST else sha256(said.encode()).hexdigest()[:16]

@@ -22,6 +22,7 @@ from bild_dist.errors import BildError, ConfigError, InvalidRequest
 from bild_dist.evaluation.bench import usage
 from bild_dist.evaluation.run import identity as identities
 from bild_dist.evaluation.run.record import Setting, plain
+from bild_dist.evaluation.run.sheet import HEADS
 from bild_dist.evaluation.sweep import plot
 from bild_dist.evaluation.sweep.grid import front
 from bild_dist.evaluation.sweep.journal import Journal
@@ -123,15 +124,16 @@ def show(study: Study) -> None:
 
     best = front(judged, quality=quality, latency=lambda p: p.latency_ms)
     table = Table(
-        title=f"{study.task}, {study.split}: the front of {len(judged)} settings", box=None
+        title=f"{study.task}, {study.split}: the front ({len(best)} of {len(judged)} settings), and large beside it",
+        box=None,
     )
     for column in (
         "setting",
-        study.metric,
+        HEADS[study.metric],
         "95 %",
         "latency / large",
         "large passes / token",
-        "off",
+        "prediction off by",
     ):
         table.add_column(column, justify="left" if column == "setting" else "right")
     own = study.large.figures[study.metric]

@@ -13,6 +13,7 @@ from typing import Any, Final
 from bild_dist.config import Config, settled
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.metrics import registry as metrics
+from bild_dist.evaluation.run.files import made_room
 from bild_dist.evaluation.run.options import defaults, taught_prefixes
 from bild_dist.evaluation.run.running import worded
 from bild_dist.evaluation.sweep.grid import Grid
@@ -127,8 +128,7 @@ def asked(argv: Sequence[str], top: Parser | None = None) -> tuple[Asked, argpar
     base = _base(config.generate, task, values)
     config = config.overlaid(orchestrator={"concurrency": 1})
     out = Path(values["out"])
-    if out.is_dir() or not out.parent.is_dir():
-        raise ConfigError(f"--out {out}: name a file in a folder that exists")
+    made_room(out)
     split = values["split"] or ("validation" if "validation" in task.splits else task.default_split)
     if values["count"] is not None and values["count"] < 2:
         raise ConfigError(

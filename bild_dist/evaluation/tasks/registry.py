@@ -24,7 +24,7 @@ def find(name: str) -> Task:
     known = {task.name: task for task in _known()}
     if name not in known:
         raise ConfigError(
-            f"task {name!r} is unknown{nearest(name, list(known))}: there are {', '.join(known)}, "
+            f"task {name!r} is unknown{nearest(name, list(known), listed=False)}: there are {', '.join(known)}, "
             "and any FILE.jsonl with prompt and reference"
         )
     return known[name]

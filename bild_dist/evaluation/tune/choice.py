@@ -200,10 +200,7 @@ def chosen(evidence: Evidence, *, check: int, confidence: float, seed: int = 0) 
     """The fastest of the settings that are expected above all floors on `check` other texts, and of the
     large model alone, which meets every floor.
     """
-    resamples = Resamples(len(evidence) + 1, count=RESAMPLES, seed=seed)
-    each = 1 - (1 - confidence) / len(evidence.floors)
-    wide = sqrt(1 + len(evidence) / check)
-    lower = {f: _lower(evidence, f, resamples, each, wide) for f in evidence.floors}
+    lower = bounds(evidence, check=check, confidence=confidence, seed=seed)
     passing = np.all([bound >= 0 for bound in lower.values()], axis=0)
     latency = np.where(passing, evidence.latency_ns, np.inf)
     place, large_ns = int(latency.argmin()), float(evidence.large_ns.mean())
@@ -217,6 +214,18 @@ def chosen(evidence: Evidence, *, check: int, confidence: float, seed: int = 0) 
         lower={f: float(bound[place]) for f, bound in lower.items()},
         passed=int(passing.sum()),
     )  # fmt: skip
+
+
+def bounds(
+    evidence: Evidence, *, check: int, confidence: float, seed: int = 0
+) -> dict[Floor, Array]:
+    """By floor, of each setting, what its margin on `check` other texts is expected not to fall below; -inf where
+    nothing is known.
+    """
+    resamples = Resamples(len(evidence) + 1, count=RESAMPLES, seed=seed)
+    each = 1 - (1 - confidence) / len(evidence.floors)
+    wide = sqrt(1 + len(evidence) / check)
+    return {f: _lower(evidence, f, resamples, each, wide) for f in evidence.floors}
 
 
 def _lower(

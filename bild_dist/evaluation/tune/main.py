@@ -19,16 +19,16 @@ from rich.console import Console
 
 from bild_dist import log
 from bild_dist.errors import BildError, ConfigError, InvalidRequest
-from bild_dist.evaluation.metrics.base import Resamples, mean, percentiles
+from bild_dist.evaluation.metrics.base import Array, Resamples, mean, percentiles
 from bild_dist.evaluation.run.files import write_whole
+from bild_dist.evaluation.run.identity import first_difference
 from bild_dist.evaluation.run.record import Setting, plain
-from bild_dist.evaluation.sweep.journal import first_difference
 from bild_dist.evaluation.sweep.main import fingerprint, identity, prompts, swept
 from bild_dist.evaluation.sweep.options import Asked, asked, grid_options, planned
 from bild_dist.evaluation.sweep.running import Sweep
 from bild_dist.evaluation.sweep.study import Study
 from bild_dist.evaluation.tune import settings
-from bild_dist.evaluation.tune.choice import Choice, Evidence, Floor, chosen
+from bild_dist.evaluation.tune.choice import Choice, Evidence, Floor, bounds, chosen
 from bild_dist.orchestrator.cli import Parser
 from bild_dist.policy import baselines
 from bild_dist.types import Options
@@ -142,7 +142,7 @@ class Tune:
         evidence = Evidence.of(study, plan.floors)
         found = chosen(evidence, check=len(test.items), confidence=plan.confidence)
         if found.passed == 0:
-            return self._nothing(study, evidence)
+            return self._nothing(study, evidence, len(test.items))
         self._say(f"Chosen of {len(evidence.names)} settings, {found.passed} of which pass: "
                   f"{found.name}, {found.speed:.2f} times the speed of large.")  # fmt: skip
         if found.place is None:
@@ -239,16 +239,15 @@ class Tune:
                 "another --test-split"
             )
 
-    def _nothing(self, study: Study, evidence: Evidence) -> int:
-        """No setting passes: says how near the best one comes, and what is left."""
+    def _nothing(self, study: Study, evidence: Evidence, check: int) -> int:
+        """No setting passes: says how near the best one comes, and what is left. `check`: texts to check on."""
         plan = self._plan
         floors = " and ".join(map(str, plan.floors))
         self._say(f"No setting of the {len(evidence.names)} is sure to stay above {floors} with confidence "
                   f"{plan.confidence:g} on {len(study.items)} texts.")  # fmt: skip
+        lower = bounds(evidence, check=check, confidence=plan.confidence)
         for floor in plan.floors:
-            margins = evidence.margins(floor)
-            best = int(margins.argmax())
-            self._say(f"Nearest to {floor}: {evidence.names[best]}, by {margins[best]:+.4f}.")
+            self._say(nearest_to(floor, evidence, lower[floor]))
         self._say("Mode exact writes the large model's own text, faster where drafting pays; mode large is that "
                   "model alone: bild generate --mode exact. Or give more texts (--count), higher --alpha-fb and "
                   "lower --alpha-rb, or a lower floor.")  # fmt: skip
@@ -293,3 +292,19 @@ class Tune:
 
     def _say(self, line: str) -> None:
         self._out.print(line, soft_wrap=True)
+
+
+def nearest_to(floor: Floor, evidence: Evidence, lower: Array) -> str:
+    """Of the setting that is nearest to being sure of a floor: where it seems to be, and why that is not enough."""
+    margins = evidence.margins(floor)
+    best = max(range(len(margins)), key=lambda place: (lower[place], margins[place]))
+    unit = "of the large model's figure" if floor.value > 0 else "points"
+    said = f"Nearest to {floor}: {evidence.names[best]}, which seems to lie {abs(margins[best]):.4g} {unit} "
+    if margins[best] < 0:
+        return f"{said}below it on these {len(evidence)} texts."
+    bound = (
+        f"the lower bound is {lower[best]:+.4g}"
+        if np.isfinite(lower[best])
+        else "it never moves, so there is no lower bound"
+    )
+    return f"{said}above it, but {len(evidence)} texts are too few to be sure: {bound}."

@@ -1,0 +1,66 @@
+"""`bild eval` where its record is there already."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.spec.test_eval import Stopped, evaluate
+
+
+@pytest.fixture(autouse=True)
+def _signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command takes over SIGTERM, which is pytest's here."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("words", "needle"),
+    [
+        (("--alpha-fb", "0.9"), "its setting.name is"),
+        (("--count", "3"), "its items is '7"),
+        (("--rounds", "2"), "its rounds is 1, not 2"),
+        (("--large", "toy:large?seed=2"), "its large."),
+        (("--metric", "agreement"), "its metrics is"),
+    ],
+    ids=["another setting", "other items", "more rounds", "another model", "other metrics"],
+)
+def test_a_finished_record_is_not_replaced_by_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: Sequence[str], needle: str
+) -> None:
+    """Hours of work may be in it: what differs is named, and nothing is touched."""
+    _, file = evaluate(tmp_path)
+    before = file.read_bytes()
+    code, _ = evaluate(tmp_path, *words)
+    said = capsys.readouterr().err
+    assert code == 2
+    assert needle in said
+    assert "another --out" in said
+    assert file.read_bytes() == before
+
+
+def test_a_finished_run_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command once more measures nothing, shows the record and says how to measure anew."""
+    code, file = evaluate(tmp_path, "--alpha-rb", "inf")
+    before, first = file.read_bytes(), capsys.readouterr().out
+    Stopped(0, monkeypatch)
+    assert evaluate(tmp_path, "--alpha-rb", "inf") == (code, file)
+    said = capsys.readouterr()
+    assert said.out == first
+    assert "is there already" in said.err
+    assert file.read_bytes() == before
+
+
+def test_a_file_that_is_no_record_is_not_written_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is somebody's: a slip in --out costs nobody a file."""
+    (tmp_path / "out.json").write_text("notes\n")
+    assert evaluate(tmp_path)[0] == 2
+    assert "another --out" in capsys.readouterr().err
+    assert (tmp_path / "out.json").read_text() == "notes\n"
