@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any, Final, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
+from bild_dist.orchestrator.queue.job import DEFAULT_REPLY
 from bild_dist.tables import QueueConfig
 
 FAILED: Final = "failed"
@@ -137,8 +138,10 @@ class JobDesk(Protocol):
     async def forget(self, reply: str) -> None:
         """Removes that place: all its results are safe, and what is left there are duplicates."""
 
-    async def submit(self, word: str, body: bytes) -> None:
-        """Puts a job on the queue and waits until the broker has it."""
+    async def submit(self, word: str, body: bytes, reply: str = DEFAULT_REPLY) -> None:
+        """Puts a job on the queue and waits until the broker has it. `word` and `reply` together
+        name it: what is submitted again within minutes is one job, where the broker can tell.
+        """
 
     async def collect(self, reply: str, timeout_s: float) -> list[Answer]:
         """Further results, at least once each; empty when none came in time."""

@@ -233,6 +233,21 @@ async def test_a_result_that_is_too_large_is_told() -> None:
     assert "max_payload" in json.loads(outcome.result or b"{}")["error"]["message"]
 
 
+async def test_a_broker_that_takes_nothing_is_not_asked_for_ever() -> None:
+    """Even a few words are too large for it: the job stays there, and the end is not clean."""
+    source = Source(body("a"))
+    source.refusals.extend([InvalidRequest("larger than the server's max_payload")] * 2)
+    consumer = Consumer(source, Echo(), QueueConfig(), 1)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(consumer.run())
+        async with asyncio.timeout(10):
+            while source.refusals or consumer.running:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        consumer.drain()
+    assert not task.result()
+    assert ([], []) == (source.outcomes, source.said)
+
+
 async def test_jobs_may_not_outlast_the_broker_s_patience() -> None:
     """Where the broker takes jobs away after a time a longer deadline is refused, and a job without
     one gets one.
