@@ -131,6 +131,10 @@ class Attempt:
         self._adopted = asyncio.Event()
         self.void = False
         """Whether the broker has taken the job away; its place was given up then."""
+        self.leaving = False
+        """Whether it is handing the job back: what comes of the job now may be that very message."""
+        self.ended = asyncio.Event()
+        """Set by the consumer when it has forgotten the attempt."""
         self.clean = True
         """False when the job was left to the broker, which had not been heard of."""
 
@@ -325,9 +329,11 @@ class Attempt:
                 self._tally.lost += 1
                 return False
         self._tally.late += settled is Settled.LATE
-        for delivery in self._older:
+        for other in [*self._older, self._delivery]:
+            if other is delivery:
+                continue
             try:
-                await self._source.drop(delivery)
+                await self._source.drop(other)
             except BrokerUnavailable:
                 break
         return settled is Settled.FIRST
@@ -346,6 +352,7 @@ class Attempt:
         """Hands the job back to the broker. False: it could not be reached, and does so by itself
         when the lease has run out.
         """
+        self.leaving = True
         for number in range(_TRIES):
             try:
                 await call(self._delivery)

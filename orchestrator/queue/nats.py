@@ -199,6 +199,7 @@ class NatsSource(_Link):
             body=message.body,
             attempt=base + (about.num_delivered or 1),
             handle=_Handle(message, self._epoch, about.sequence.stream),
+            message=about.sequence.stream,
         )
 
     async def cease(self) -> None:

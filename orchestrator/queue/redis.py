@@ -234,6 +234,7 @@ class RedisSource(_Link):
             body=fields.get(b"job", b""),
             attempt=count + (int(used) if used.isdigit() else 0),
             handle=_Handle(entry, self._name),
+            message=entry,
         )
 
     async def cease(self) -> None:

@@ -33,6 +33,8 @@ class Delivery:
     """How often the job has been begun, with this time: from 1."""
     handle: Any
     """The adapter's own."""
+    message: object = None
+    """The same for all deliveries of one message on the queue, where the broker tells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

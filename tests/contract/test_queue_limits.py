@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from typing import Any
 
 import pytest
 
+from bild_dist import log
 from bild_dist.orchestrator.queue import consumer
 from bild_dist.orchestrator.queue.brokers import job_source
 from bild_dist.orchestrator.queue.source import Delivery, JobSource, Outcome, Settled
@@ -111,6 +113,41 @@ async def test_a_result_that_is_published_again_is_still_the_first(broker: Broke
         assert [] == await dead(config, "failed")
         await source.close()
         await again.close()
+
+
+async def test_a_job_that_was_submitted_twice_runs_once(broker: Broker) -> None:
+    """Two messages with one job, and a text of many leases: it is begun once, and none is left."""
+    config, writer = settings(broker.url, lease_s=0.6), Echo(0.1)
+    async with desk_of(config) as desk, Running(config, writer, 3) as running:
+        await desk.submit("j1", body("j", "x" * 30))
+        await desk.submit("j2", body("j", "x" * 30))
+        (result,) = await results(desk, 1)
+        assert [] == await desk.collect("default", 1.5)
+        tally = running.consumer.tally
+    assert ("done", 1) == (result["status"], result["attempt"])
+    assert 1 == len(writer.begun)
+    assert (2, 1, 0, 0) == (tally.pulled, tally.done, tally.lost, tally.late)
+
+
+async def test_no_prompt_is_in_the_log(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not even at level debug, where some client libraries show all that they send."""
+    root, ours = logging.getLogger(), logging.getLogger("bild_dist")
+    monkeypatch.setattr(root, "handlers", [])
+    before = (root.level, ours.level)
+    log.configure("json", "debug")
+    try:
+        config = settings(broker.url)
+        async with desk_of(config) as desk, Running(config, Echo()):
+            await desk.submit("j", body("j", "xylophone"))
+            assert ["xylophone"] == [r["text"] for r in await results(desk, 1)]
+        assert root.isEnabledFor(logging.DEBUG)
+    finally:
+        log.configure("json")
+        root.setLevel(before[0])
+        ours.setLevel(before[1])
+    assert "xylophone" not in capsys.readouterr().err
 
 
 @only_redis

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections import deque
 from typing import Any
@@ -33,6 +34,8 @@ class Source:
         self.held = True
         self.known: set[str] = set()
         self.attempt = 1
+        self.messages = itertools.count()
+        self.doubles = False
         self.ended = asyncio.Event()
 
     async def open(self, places: int, on_cancel: OnCancel) -> None:
@@ -56,7 +59,8 @@ class Source:
         return self.delivery(self.jobs.popleft())
 
     def delivery(self, data: bytes) -> Delivery:
-        return Delivery(body=data, attempt=self.attempt, handle=object())
+        message = next(self.messages) if self.doubles else data
+        return Delivery(body=data, attempt=self.attempt, handle=object(), message=message)
 
     async def cease(self) -> None:
         """Nothing comes unasked."""
@@ -187,6 +191,43 @@ async def test_a_job_that_is_handed_over_again_goes_on(places: int) -> None:
     assert ["abc"] == writer.begun
     assert ["done"] == statuses(source)
     assert [("drop", 1)] == source.said
+
+
+async def test_a_job_that_comes_twice_is_there_once() -> None:
+    """A second message with a job under way is taken away at once, and no place with it: otherwise
+    both would be handed over in turns.
+    """
+    source, writer = Source(body("a", "a" * 20), body("a", "a" * 20), body("b")), Echo(0.02)
+    source.doubles = True
+    consumer = Consumer(source, writer, QueueConfig(drain_s=5), 2)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(consumer.run())
+        async with asyncio.timeout(10):
+            while len(source.outcomes) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert [("drop", 1)] == source.said
+        consumer.drain()
+    assert ["a" * 20, "abc"] == writer.begun
+    assert 3 == consumer.tally.pulled
+
+
+async def test_a_consumer_is_full_when_its_jobs_fill_it() -> None:
+    """And not while it asks for one: with a single place it would be full for ever."""
+    source, writer = Source(), Echo(0.02)
+    consumer = Consumer(source, writer, QueueConfig(drain_s=5), 1)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(consumer.run())
+        async with asyncio.timeout(10):
+            while not source.asked:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            assert not consumer.full
+            source.jobs.append(body("a", "a" * 20))
+            while not writer.begun:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            assert consumer.full
+            await source.ended.wait()
+        consumer.drain()
+    assert not consumer.full
 
 
 async def test_a_job_that_went_to_somebody_else_is_left_alone() -> None:
