@@ -19,6 +19,8 @@ from typing import Any, Final, TextIO
 
 from bild_dist.errors import ConfigError
 
+_PAYLOADS: Final = ("aio_pika", "aiormq", "faststream", "httpcore", "nats", "redis")
+"""Libraries whose debug lines show what they send, or may do so in another release: prompts and texts."""
 LEVELS: Final = ("debug", "info", "warning", "error")
 STYLES: Final = ("console", "json")
 
@@ -28,7 +30,7 @@ def configure(style: str = "console", level: str = "warning", **always: object) 
     has set it up, its own stays.
 
     `style` is one of STYLES. `level` holds for this project, and for others where it is `debug`: their
-    information is not ours.
+    information is not ours. Those that carry prompts say no more than `info` even then.
 
     Raises:
         ConfigError: BILD_LOG is not a level.
@@ -44,6 +46,8 @@ def configure(style: str = "console", level: str = "warning", **always: object) 
     root.addHandler(Lines(style, sys.stderr, **always))
     root.setLevel(chosen if chosen in ("DEBUG", "ERROR") else "WARNING")
     logging.getLogger("bild_dist").setLevel(chosen)
+    for name in _PAYLOADS:
+        logging.getLogger(name).setLevel("INFO" if chosen == "DEBUG" else "NOTSET")
 
 
 def always(**fields: object) -> None:

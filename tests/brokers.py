@@ -21,6 +21,8 @@ PROGRAMS = {
     "redis": ("redis-server", ""),
 }
 START_S = 120
+LARGEST = 2**20
+"""Bytes of one message, on NATS and RabbitMQ."""
 
 
 class Broker:
@@ -60,6 +62,8 @@ class Broker:
         (home / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
             "log.console = true\nlog.console.level = error\n"
+            # As much as NATS takes, so that both can be asked for too much.
+            f"max_message_size = {LARGEST}\n"
             # Tests declare and drop many queues on a small disk.
             "disk_free_limit.absolute = 1MB\n"
         )

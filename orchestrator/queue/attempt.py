@@ -131,6 +131,10 @@ class Attempt:
         self._adopted = asyncio.Event()
         self.void = False
         """Whether the broker has taken the job away; its place was given up then."""
+        self.leaving = False
+        """Whether it is handing the job back: what comes of the job now may be that very message."""
+        self.ended = asyncio.Event()
+        """Set by the consumer when it has forgotten the attempt."""
         self.clean = True
         """False when the job was left to the broker, which had not been heard of."""
 
@@ -298,14 +302,18 @@ class Attempt:
 
     async def _settle(self, outcome: Outcome) -> bool:
         """Publishes how the job ended, for as long as it takes. True: it is the job's one end."""
-        pause = 0.1
+        pause, shrunk = 0.1, False
         while True:
             delivery = self._delivery
             try:
                 settled = await self._source.settle(delivery, outcome)
             except InvalidRequest as error:
                 # Too large for the broker: its sender is told that much.
-                outcome = self._smaller(outcome, error)
+                if shrunk:
+                    _log.error("a job is left to the broker, which takes no word of it: %s", error)
+                    self.clean = False
+                    return False
+                outcome, shrunk = self._smaller(outcome, error), True
                 continue
             except BrokerUnavailable as error:
                 if self._parting:
@@ -321,26 +329,30 @@ class Attempt:
                 self._tally.lost += 1
                 return False
         self._tally.late += settled is Settled.LATE
-        for delivery in self._older:
+        for other in [*self._older, self._delivery]:
+            if other is delivery:
+                continue
             try:
-                await self._source.drop(delivery)
+                await self._source.drop(other)
             except BrokerUnavailable:
                 break
         return settled is Settled.FIRST
 
     def _smaller(self, outcome: Outcome, error: InvalidRequest) -> Outcome:
+        """Says only that it was too large, and nothing of the job itself."""
         attempt = self._delivery.attempt
-        if self.job is not None and outcome.dead is None:
-            result = form.failed(self.job.id, error, attempt)
-            return replace(
-                outcome, dead=FAILED, letter=form.letter(b"", error, attempt), result=result
-            )
-        return replace(outcome, letter=form.letter(b"", error, attempt))
+        letter = form.letter(b"", error, attempt)
+        if outcome.result is None:
+            return replace(outcome, letter=letter)
+        name, _ = form.address(self._delivery.body) or ("", "")
+        result = form.failed(name, error, attempt)
+        return replace(outcome, dead=outcome.dead or FAILED, letter=letter, result=result)
 
     async def _leave(self, call: Callable[[Delivery], Coroutine[Any, Any, None]]) -> bool:
         """Hands the job back to the broker. False: it could not be reached, and does so by itself
         when the lease has run out.
         """
+        self.leaving = True
         for number in range(_TRIES):
             try:
                 await call(self._delivery)

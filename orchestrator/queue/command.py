@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import logging
 import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from bild_dist.config import Config, overlay, settled
-from bild_dist.errors import BildError, ConfigError, InvalidRequest
+from bild_dist.errors import BildError, BrokerUnavailable, ConfigError, InvalidRequest
 from bild_dist.orchestrator.cli import Parser, pair_options
 from bild_dist.orchestrator.decoder import Decoder
 from bild_dist.orchestrator.fleet import Fleet, echo
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 _OWN: Final = frozenset(("url", "prefix", "assignments"))
 """What this command knows and `settled` does not."""
+
+_log = logging.getLogger(__name__)
 
 
 def parser() -> Parser:
@@ -128,19 +132,11 @@ class _Service:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop)
         self._telemetry.consume(self._tally, self._full)
-        clean = True
-        async with asyncio.TaskGroup() as group:
-            keeper = group.create_task(self._keep())
-            while not self._over.is_set():
-                waiting = [group.create_task(self._kept.up()), group.create_task(self._over.wait())]
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                for task in waiting:
-                    task.cancel()
-                decoder = self._kept.current
-                if decoder is not None and not self._over.is_set():
-                    # What a lost decoder had under way goes back, and comes again.
-                    clean = await self._consume(decoder)
-            keeper.cancel()
+        try:
+            async with asyncio.TaskGroup() as group:
+                clean = await self._serve(group)
+        except BaseExceptionGroup as errors:
+            raise next(iter(errors.exceptions)) from None
         tally = self._tally
         _say(
             f"stopped: {tally.done} done, {tally.failed} failed, {tally.unprocessable} unprocessable, "
@@ -149,6 +145,22 @@ class _Service:
         if self._failure is not None:
             raise self._failure
         return 0 if clean else 1
+
+    async def _serve(self, group: asyncio.TaskGroup) -> bool:
+        """Consumes whenever there is a decoder, until told to stop; whether all is done or back."""
+        clean = True
+        keeper = group.create_task(self._keep())
+        while not self._over.is_set():
+            waiting = [group.create_task(self._kept.up()), group.create_task(self._over.wait())]
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in waiting:
+                task.cancel()
+            decoder = self._kept.current
+            if decoder is not None and not self._over.is_set():
+                # What a lost decoder had under way goes back, and comes again.
+                clean = await self._consume(decoder)
+        keeper.cancel()
+        return clean
 
     async def _keep(self) -> None:
         try:
@@ -167,8 +179,19 @@ class _Service:
             job_source(queue), _Pair(decoder), queue, places, self._config.generate.deadline, self._tally
         )  # fmt: skip
         _say(f"consuming {queue.prefix!r} from {plain_url(queue)}, {places} at once")
+        pause_s = 0.5
         try:
-            return await consumer.run()
+            while not self._over.is_set():
+                try:
+                    return await consumer.run()
+                except BrokerUnavailable as error:
+                    # It was there when the service began: it may be away for as long as it likes.
+                    _log.warning("no connection to the broker: %s", error)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause_s):
+                        await self._over.wait()
+                pause_s = min(2 * pause_s, 5.0)
+            return True
         finally:
             self._consumer = None
 

@@ -73,7 +73,8 @@ class Consumer:
     @property
     def full(self) -> bool:
         """Whether the decoder takes no further job now."""
-        return self._places.locked()
+        # Not the places: the puller holds one while it asks for a job.
+        return sum(not attempt.void for attempt in self._running.values()) >= self._count
 
     def drain(self) -> None:
         """Pulls no more; jobs under way may end. Called again: they go back at once."""
@@ -134,10 +135,10 @@ class Consumer:
                 if self._over.is_set():
                     return
                 delivery = await self._pulled()
-            if delivery is None:
-                self._places.release()
-            else:
-                self._take(delivery, group)
+                if delivery is None:
+                    self._places.release()
+                else:
+                    await self._take(delivery, group)
 
     async def _pulled(self) -> Delivery | None:
         try:
@@ -191,7 +192,7 @@ class Consumer:
                 self.tally.reconnects += 1
                 return
 
-    def _take(self, delivery: Delivery, group: asyncio.TaskGroup) -> None:
+    async def _take(self, delivery: Delivery, group: asyncio.TaskGroup) -> None:
         """Begins a job; one that is under way already gets a new delivery instead."""
         self.tally.pulled += 1
         self.tally.redelivered += delivery.attempt > 1
@@ -202,11 +203,40 @@ class Consumer:
             refused = error
         key = object() if job is None else (job.reply, job.id)
         running = self._running.get(key)
-        if running is not None:
+        if running is not None and await self._doubled(running, delivery):
+            self._places.release()
+        elif running is not None and not running.leaving and self._running.get(key) is running:
             if not running.void:
                 self._places.release()
             running.adopt(delivery)
-            return
+        else:
+            if running is not None:
+                await running.ended.wait()
+            self._begin(key, job, refused, delivery, group)
+
+    async def _doubled(self, running: Attempt, delivery: Delivery) -> bool:
+        """Whether a job under way came in a second message, which is taken away at once: both would
+        be handed over in turns for as long as the text takes. False: the job needs this delivery.
+        """
+        if delivery.message is not None and delivery.message == running.delivery.message:
+            return False
+        try:
+            async with asyncio.timeout(_HUNG_S):
+                if not await self._source.renew(running.delivery) or running.leaving:
+                    return False
+                await self._source.drop(delivery)
+        except Exception as error:  # it comes again
+            _log.warning("a job that came twice is left to the broker: %r", error)
+        return True
+
+    def _begin(
+        self,
+        key: object,
+        job: Job | None,
+        refused: InvalidRequest | None,
+        delivery: Delivery,
+        group: asyncio.TaskGroup,
+    ) -> None:
         attempt = Attempt(
             job, delivery, self._source, self._writer, self._config, self.tally,
             self._places.release, deadline=self._deadline, error=refused,
@@ -236,6 +266,7 @@ class Consumer:
             self._clean = False
         finally:
             del self._running[key]
+            attempt.ended.set()
             self._clean &= attempt.clean
             if not attempt.void:
                 self._places.release()

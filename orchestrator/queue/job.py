@@ -23,6 +23,8 @@ DEFAULT_REPLY: Final = "default"
 """Where the results of jobs go that name no other place."""
 _WORD: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LONGEST_ID: Final = 256
+_LONGEST_QUOTE: Final = 200
+_LONGEST_ERROR: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +44,7 @@ class Job:
         record = parsed(body)
         name, reply = named(record), record.pop("reply", DEFAULT_REPLY)
         if not isinstance(reply, str) or _WORD.fullmatch(reply) is None:
-            raise InvalidRequest(f"reply = {reply!r} must be 1 to 64 letters, digits, - or _")
+            raise InvalidRequest(f"reply = {quoted(reply)} must be 1 to 64 letters, digits, - or _")
         return cls(id=name, prompt=take_prompt(record), options=record, reply=reply)
 
     @property
@@ -62,7 +64,7 @@ def named(record: dict[str, Any]) -> str:
         name = str(name)
     if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_ID:
         raise InvalidRequest(
-            f"id = {name!r} must be a text of 1 to {_LONGEST_ID} characters that no other job has"
+            f"id = {quoted(name)} must be a text of 1 to {_LONGEST_ID} characters that no other job has"
         )
     return name
 
@@ -129,8 +131,22 @@ def tokens(name: str, attempt: int, seq: int, offset: int, events: Sequence[Toke
 
 
 def told(error: BildError) -> dict[str, str]:
-    """An error as the command line tells it."""
-    return {"type": type(error).__name__, "message": str(error)}
+    """An error as the command line tells it. What it quotes may be as large as a broker takes: of a
+    long sentence both ends are kept, since the remedy stands at the second.
+    """
+    return {"type": type(error).__name__, "message": _cut(str(error), _LONGEST_ERROR)}
+
+
+def quoted(value: object) -> str:
+    """A value that somebody else chose, for an error's sentence."""
+    return _cut(repr(value), _LONGEST_QUOTE)
+
+
+def _cut(text: str, longest: int) -> str:
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[:half]} ... {text[-half:]}"
 
 
 def encoded(record: dict[str, Any]) -> bytes:

@@ -26,6 +26,7 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 
 from bild_dist.errors import BrokerUnavailable, InvalidRequest
+from bild_dist.orchestrator.queue.job import DEFAULT_REPLY
 from bild_dist.orchestrator.queue.source import (
     FAILED,
     UNPROCESSABLE,
@@ -45,6 +46,9 @@ _DEDUP_S: Final = 600.0
 _GROUP: Final = "consumers"
 _BASE: Final = "bild-attempts"
 """Header: how often a job had been begun when it was put on the queue."""
+_HEADERS: Final = 1024
+"""Bytes of headers at most: the server counts them and closes the connection over what is too large,
+the client counts the body alone."""
 _WRONG_SEQUENCE: Final = 10071
 """JetStream's code for: the subject is not as you expected it."""
 
@@ -143,6 +147,8 @@ class _Link:
         self, name: str, subject: str, body: bytes, headers: dict[str, str]
     ) -> api.PubAck:
         """Publishes to a stream and waits until the server has stored it."""
+        if len(body) + _HEADERS > self._client.max_payload:
+            raise nats.errors.MaxPayloadError
         ack = await self._broker.publish(
             body, subject, stream=f"{self._prefix}-{name}", headers=headers, timeout=_ANSWER_S
         )
@@ -193,6 +199,7 @@ class NatsSource(_Link):
             body=message.body,
             attempt=base + (about.num_delivered or 1),
             handle=_Handle(message, self._epoch, about.sequence.stream),
+            message=about.sequence.stream,
         )
 
     async def cease(self) -> None:
@@ -207,40 +214,53 @@ class NatsSource(_Link):
 
     async def has_result(self, reply: str, word: str) -> bool:
         with _translated("looking for a result"):
-            try:
-                subject = f"{self._prefix}.results.{reply}.{word}"
-                await self._js.get_last_msg(f"{self._prefix}-results", subject)
-            except nats.js.errors.NotFoundError:
-                return False
-            return True
+            return await self._stored(reply, word) is not None
+
+    async def _stored(self, reply: str, word: str) -> bytes | None:
+        subject = f"{self._prefix}.results.{reply}.{word}"
+        try:
+            found = await self._js.get_last_msg(f"{self._prefix}-results", subject)
+        except nats.js.errors.NotFoundError:
+            return None
+        return found.data or b""
 
     async def settle(self, delivery: Delivery, outcome: Outcome) -> Settled:
         handle: _Handle = delivery.handle
         if self._void(delivery):
             return Settled.VOID
-        first = True
+        fresh = first = True
         with _translated("publishing a result"):
             if outcome.dead is not None:
-                headers = {"Nats-Msg-Id": f"dead.{handle.seq}"}
-                subject = f"{self._prefix}.{outcome.dead}"
-                await self._publish("dead", subject, outcome.letter, headers)
+                # No dead letter of a job that somebody else has done.
+                first = outcome.result is None or await self._ours(outcome, outcome.result)
+                if first:
+                    headers = {"Nats-Msg-Id": f"dead.{handle.seq}"}
+                    subject = f"{self._prefix}.{outcome.dead}"
+                    await self._publish("dead", subject, outcome.letter, headers)
             if outcome.result is not None:
-                first = await self._publish_first(outcome, outcome.result)
-            # A late one was taken away by whoever was first, perhaps by ourselves before a
-            # connection broke: nobody would answer.
-            await (handle.message.ack_sync() if first else handle.message.ack())
+                fresh = first and await self._publish_first(outcome, outcome.result)
+                first = fresh or await self._ours(outcome, outcome.result)
+            # Otherwise it may have been taken away, perhaps by ourselves before a connection broke:
+            # nobody would answer.
+            await (handle.message.ack_sync() if fresh else handle.message.ack())
         return Settled.FIRST if first else Settled.LATE
 
     async def _publish_first(self, outcome: Outcome, result: bytes) -> bool:
-        headers = {"Nats-Msg-Id": outcome.word, "Nats-Expected-Last-Subject-Sequence": "0"}
+        headers = {"Nats-Expected-Last-Subject-Sequence": "0"}
         subject = f"{self._prefix}.results.{outcome.reply}.{outcome.word}"
         try:
-            ack = await self._publish("results", subject, result, headers)
+            await self._publish("results", subject, result, headers)
         except nats.js.errors.APIError as error:
             if error.err_code != _WRONG_SEQUENCE:
                 raise
             return False
-        return not ack.duplicate
+        return True
+
+    async def _ours(self, outcome: Outcome, result: bytes) -> bool:
+        """Whether no other result is there. One to the byte like this is it: the server's word that
+        it has it was lost.
+        """
+        return await self._stored(outcome.reply, outcome.word) in (None, result)
 
     async def retry(self, delivery: Delivery, delay_s: float) -> None:
         if not self._void(delivery):
@@ -292,9 +312,10 @@ class NatsDesk(_Link):
     async def forget(self, reply: str) -> None:
         """Nothing: what is kept refuses a second result."""
 
-    async def submit(self, word: str, body: bytes) -> None:
+    async def submit(self, word: str, body: bytes, reply: str = DEFAULT_REPLY) -> None:
         with _translated("submitting a job"):
-            await self._publish("jobs", f"{self._prefix}.jobs", body, {"Nats-Msg-Id": word})
+            headers = {"Nats-Msg-Id": f"{reply}.{word}"}
+            await self._publish("jobs", f"{self._prefix}.jobs", body, headers)
 
     async def collect(self, reply: str, timeout_s: float) -> list[Answer]:
         """From the oldest result on: what an earlier run has taken is still there."""

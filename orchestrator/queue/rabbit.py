@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
 import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
-from aiormq.exceptions import AMQPError, ChannelInvalidStateError, DeliveryError
+from aiormq.exceptions import AMQPError, ChannelClosed, ChannelInvalidStateError, DeliveryError
 from aiormq.exceptions import PublishError as Unroutable
 from faststream import AckPolicy
 from faststream.exceptions import FastStreamException
@@ -25,7 +26,7 @@ from faststream.rabbit import Channel, RabbitBroker, RabbitMessage, RabbitQueue
 from faststream.rabbit.schemas.queue import QueueType
 from pamqp.commands import Basic
 
-from bild_dist.errors import BrokerUnavailable
+from bild_dist.errors import BrokerUnavailable, InvalidRequest
 from bild_dist.orchestrator.queue.job import DEFAULT_REPLY
 from bild_dist.orchestrator.queue.source import (
     FAILED,
@@ -48,6 +49,10 @@ _LIMIT: Final = 1000
 """Deliveries after which the broker itself gives a job up. We count too, and far lower: this is for
 a job that ends its consumer before that one can count."""
 _GATHER: Final = 256
+_LARGEST: Final = 16 * 2**20
+"""Bytes of a result or dead letter: `max_message_size` as the newest releases have it. The broker does
+not say its own, and closes the channel over a larger message, with all jobs that came by it."""
+_TOO_LARGE: Final = re.compile(r"message size \d+ is larger than .*?max size (\d+)")
 
 
 @contextmanager
@@ -142,6 +147,7 @@ class RabbitSource(_Link):
         super().__init__(config)
         self.longest_s: float | None = config.consumer_timeout_s
         self._inbox: asyncio.Queue[RabbitMessage] = asyncio.Queue()
+        self._largest = _LARGEST
 
     async def open(self, places: int, on_cancel: OnCancel) -> None:
         # What the old connection had handed over went back with it.
@@ -198,6 +204,8 @@ class RabbitSource(_Link):
 
     async def settle(self, delivery: Delivery, outcome: Outcome) -> Settled:
         message: RabbitMessage = delivery.handle
+        for body in (outcome.letter, outcome.result or b""):
+            self._sized(body)
         with self._fenced(message, "publishing a result") as fence:
             if outcome.dead is not None:
                 await self._confirmed(message, outcome.dead, outcome.letter, outcome.word)
@@ -253,15 +261,33 @@ class RabbitSource(_Link):
     async def _confirmed(
         self, message: RabbitMessage, name: str, body: bytes, word: str = "", used: int = 0
     ) -> None:
-        """Publishes on the channel that delivered a job and waits until the queue has it."""
+        """Publishes on the channel that delivered a job and waits until the queue has it.
+
+        Raises:
+            InvalidRequest: it is larger than the broker takes. The channel has gone with it, and its
+                jobs come again; from then on we know the limit as well.
+        """
         properties = Basic.Properties(
             delivery_mode=2, content_type="application/json", message_id=word or None,
             headers={_BASE: str(used)} if used else None,
         )  # fmt: skip
-        await message.raw_message.channel.basic_publish(
-            body, routing_key=f"{self._prefix}.{name}", properties=properties, mandatory=True,
-            timeout=_ANSWER_S,
-        )  # fmt: skip
+        try:
+            await message.raw_message.channel.basic_publish(
+                body, routing_key=f"{self._prefix}.{name}", properties=properties, mandatory=True,
+                timeout=_ANSWER_S,
+            )  # fmt: skip
+        except ChannelClosed as error:
+            # Whoever published meanwhile hears the same: whose message it was, its size tells.
+            if limit := _TOO_LARGE.search(str(error)):
+                self._largest = min(self._largest, int(limit[1]))
+                self._sized(body)
+            raise
+
+    def _sized(self, body: bytes) -> None:
+        if len(body) > self._largest:
+            raise InvalidRequest(
+                f"RabbitMQ cannot take {len(body)} bytes: its max_message_size is {self._largest}"
+            )
 
     @contextmanager
     def _fenced(self, message: RabbitMessage, doing: str) -> Iterator[list[bool]]:
@@ -307,7 +333,7 @@ class RabbitDesk(_Link):
             await channel.queue_delete(f"{self._prefix}.results.{reply}")
             await channel.close()
 
-    async def submit(self, word: str, body: bytes) -> None:
+    async def submit(self, word: str, body: bytes, reply: str = DEFAULT_REPLY) -> None:
         with _translated("submitting a job"):
             await self._broker.publish(
                 body, f"{self._prefix}.jobs", persist=True, message_id=word, timeout=_ANSWER_S

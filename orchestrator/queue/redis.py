@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import secrets
 import socket
@@ -25,6 +26,7 @@ from faststream.redis import RedisBroker
 from redis.exceptions import RedisError, ResponseError
 
 from bild_dist.errors import BrokerUnavailable
+from bild_dist.orchestrator.queue.job import DEFAULT_REPLY
 from bild_dist.orchestrator.queue.source import (
     Answer,
     Delivery,
@@ -39,26 +41,28 @@ from bild_dist.tasks import TaskSet
 _CONNECT_S: Final = 5.0
 _ANSWER_S: Final = 10.0
 _GROUP: Final = "consumers"
+_START: Final = "0-0"
 
 _SETTLE: Final = """
 local first, keep, now = 1, tonumber(ARGV[4]), redis.call('TIME')
-if ARGV[3] ~= '' then
-  redis.call('XADD', KEYS[4], '*', 'letter', ARGV[3])
-end
 if ARGV[2] ~= '' then
-  if redis.call('SET', KEYS[2], '1', 'NX', 'PX', keep) then
+  if redis.call('SET', KEYS[2], ARGV[6], 'NX', 'PX', keep) then
     local oldest = math.max(0, now[1] * 1000 - keep)
     redis.call('XADD', KEYS[3], 'MINID', '~', string.format('%.0f', oldest), '*', 'result', ARGV[2])
     redis.call('PEXPIRE', KEYS[3], keep)
   else
-    first = 0
+    first = redis.call('GET', KEYS[2]) == ARGV[6] and 2 or 0
   end
+end
+if first == 1 and ARGV[3] ~= '' then
+  redis.call('XADD', KEYS[4], '*', 'letter', ARGV[3])
 end
 redis.call('XACK', KEYS[1], ARGV[5], ARGV[1])
 redis.call('XDEL', KEYS[1], ARGV[1])
 return first
 """
-"""Keys: jobs, final, results, dead. Values: entry, result, letter, ms to keep, group."""
+"""2: this very result is there, since our word to the caller was lost. Keys: jobs, final, results,
+dead. Values: entry, result, letter, ms to keep, group, the result's digest."""
 _RENEW: Final = """
 local held = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[2], ARGV[2], 1)
 if #held == 0 or held[1][2] ~= ARGV[3] then
@@ -172,11 +176,13 @@ class RedisSource(_Link):
     def __init__(self, config: QueueConfig) -> None:
         super().__init__(config)
         self._name = ""
+        self._cursor: bytes | str = _START
         self._tasks = TaskSet()
 
     async def open(self, places: int, on_cancel: OnCancel) -> None:
         # A new name each time: what an old connection held is claimed like anybody's.
         self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._cursor = _START
         await self._connect()
         self._tasks.start(self._heed(on_cancel))
 
@@ -207,11 +213,11 @@ class RedisSource(_Link):
             await self._redis.eval(_DUE, 2, self._jobs, self._delayed)
             # Jobs whose lease has run out go first: they have waited longest.
             lease_ms = round(self._config.lease_s * 1000)
-            found = (
-                await self._redis.xautoclaim(
-                    self._jobs, _GROUP, self._name, lease_ms, start_id="0-0", count=1
-                )
-            )[1]  # fmt: skip
+            # The server looks at ten a call: from the start each time, it would never see those
+            # behind ten that are being renewed.
+            self._cursor, found, *_ = await self._redis.xautoclaim(
+                self._jobs, _GROUP, self._name, lease_ms, start_id=self._cursor, count=1
+            )
             if not found:
                 found = _entries(
                     await self._redis.xreadgroup(
@@ -228,6 +234,7 @@ class RedisSource(_Link):
             body=fields.get(b"job", b""),
             attempt=count + (int(used) if used.isdigit() else 0),
             handle=_Handle(entry, self._name),
+            message=entry,
         )
 
     async def cease(self) -> None:
@@ -251,9 +258,10 @@ class RedisSource(_Link):
             self._key("results", outcome.reply),
             self._key(outcome.dead or "failed"),
         )
+        result = outcome.result or b""
         values = (
-            delivery.handle.entry, outcome.result or b"", outcome.letter if outcome.dead else b"",
-            keep_ms, _GROUP,
+            delivery.handle.entry, result, outcome.letter if outcome.dead else b"",
+            keep_ms, _GROUP, hashlib.sha256(result).hexdigest(),
         )  # fmt: skip
         with _translated("publishing a result"):
             first = await self._redis.eval(_SETTLE, len(keys), *keys, *values)
@@ -301,7 +309,7 @@ class RedisDesk(_Link):
     async def forget(self, reply: str) -> None:
         """Nothing: what is kept refuses a second result."""
 
-    async def submit(self, word: str, body: bytes) -> None:
+    async def submit(self, word: str, body: bytes, reply: str = DEFAULT_REPLY) -> None:
         with _translated("submitting a job"):
             await self._redis.xadd(self._jobs, {"job": body})
 

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any, Final, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
+from bild_dist.orchestrator.queue.job import DEFAULT_REPLY
 from bild_dist.tables import QueueConfig
 
 FAILED: Final = "failed"
@@ -32,6 +33,8 @@ class Delivery:
     """How often the job has been begun, with this time: from 1."""
     handle: Any
     """The adapter's own."""
+    message: object = None
+    """The same for all deliveries of one message on the queue, where the broker tells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +140,10 @@ class JobDesk(Protocol):
     async def forget(self, reply: str) -> None:
         """Removes that place: all its results are safe, and what is left there are duplicates."""
 
-    async def submit(self, word: str, body: bytes) -> None:
-        """Puts a job on the queue and waits until the broker has it."""
+    async def submit(self, word: str, body: bytes, reply: str = DEFAULT_REPLY) -> None:
+        """Puts a job on the queue and waits until the broker has it. `word` and `reply` together
+        name it: what is submitted again within minutes is one job, where the broker can tell.
+        """
 
     async def collect(self, reply: str, timeout_s: float) -> list[Answer]:
         """Further results, at least once each; empty when none came in time."""

@@ -167,7 +167,7 @@ async def submit(desk: JobDesk, batch: Batch, names: Sequence[str]) -> None:
     await _insist(desk, partial(desk.expect, batch.reply))
     with _bar("submitted", len(names)) as advance:
         for name in names:
-            put = partial(desk.submit, word(batch.on_queue(name)), batch.jobs[name])
+            put = partial(desk.submit, word(batch.on_queue(name)), batch.jobs[name], batch.reply)
             try:
                 await _insist(desk, put)
             except InvalidRequest as error:

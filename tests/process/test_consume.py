@@ -107,6 +107,32 @@ async def test_a_consumer_outlives_its_workers(broker: Broker) -> None:
         assert [] == await desk.collect("default", 0.3)
 
 
+@only_nats
+async def test_a_consumer_outlives_its_workers_while_the_broker_is_away(broker: Broker) -> None:
+    """Broker and worker are gone at once: the worker is started again, the consumer waits for the
+    broker, and then it works.
+    """
+    config = settings(broker.url)
+    with consuming(config) as process:
+        broker.kill()
+        try:
+            (worker, *_) = children(process.pid)
+            os.kill(worker, signal.SIGKILL)
+            assert process.stderr is not None
+            async with asyncio.timeout(60):
+                while "no connection to the broker" not in await asyncio.to_thread(
+                    process.stderr.readline
+                ):
+                    assert process.poll() is None
+        finally:
+            await asyncio.to_thread(broker.start)
+        async with desk_of(config) as desk:
+            await desk.submit("j", body("j"))
+            assert ["done"] == [r["status"] for r in await results(desk, 1)]
+        process.send_signal(signal.SIGTERM)
+        assert 0 == await asyncio.to_thread(process.wait, 20)
+
+
 def children(parent: int) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections import deque
 from typing import Any
@@ -33,6 +34,8 @@ class Source:
         self.held = True
         self.known: set[str] = set()
         self.attempt = 1
+        self.messages = itertools.count()
+        self.doubles = False
         self.ended = asyncio.Event()
 
     async def open(self, places: int, on_cancel: OnCancel) -> None:
@@ -56,7 +59,8 @@ class Source:
         return self.delivery(self.jobs.popleft())
 
     def delivery(self, data: bytes) -> Delivery:
-        return Delivery(body=data, attempt=self.attempt, handle=object())
+        message = next(self.messages) if self.doubles else data
+        return Delivery(body=data, attempt=self.attempt, handle=object(), message=message)
 
     async def cease(self) -> None:
         """Nothing comes unasked."""
@@ -189,6 +193,43 @@ async def test_a_job_that_is_handed_over_again_goes_on(places: int) -> None:
     assert [("drop", 1)] == source.said
 
 
+async def test_a_job_that_comes_twice_is_there_once() -> None:
+    """A second message with a job under way is taken away at once, and no place with it: otherwise
+    both would be handed over in turns.
+    """
+    source, writer = Source(body("a", "a" * 20), body("a", "a" * 20), body("b")), Echo(0.02)
+    source.doubles = True
+    consumer = Consumer(source, writer, QueueConfig(drain_s=5), 2)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(consumer.run())
+        async with asyncio.timeout(10):
+            while len(source.outcomes) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert [("drop", 1)] == source.said
+        consumer.drain()
+    assert ["a" * 20, "abc"] == writer.begun
+    assert 3 == consumer.tally.pulled
+
+
+async def test_a_consumer_is_full_when_its_jobs_fill_it() -> None:
+    """And not while it asks for one: with a single place it would be full for ever."""
+    source, writer = Source(), Echo(0.02)
+    consumer = Consumer(source, writer, QueueConfig(drain_s=5), 1)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(consumer.run())
+        async with asyncio.timeout(10):
+            while not source.asked:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            assert not consumer.full
+            source.jobs.append(body("a", "a" * 20))
+            while not writer.begun:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            assert consumer.full
+            await source.ended.wait()
+        consumer.drain()
+    assert not consumer.full
+
+
 async def test_a_job_that_went_to_somebody_else_is_left_alone() -> None:
     """Not ours any more, and not handed over again: it is stopped and nothing is published."""
     source, writer = Source(body("a", "a" * 100)), Echo(0.05)
@@ -231,6 +272,21 @@ async def test_a_result_that_is_too_large_is_told() -> None:
     (outcome,) = source.outcomes
     assert "failed" == outcome.dead
     assert "max_payload" in json.loads(outcome.result or b"{}")["error"]["message"]
+
+
+async def test_a_broker_that_takes_nothing_is_not_asked_for_ever() -> None:
+    """Even a few words are too large for it: the job stays there, and the end is not clean."""
+    source = Source(body("a"))
+    source.refusals.extend([InvalidRequest("larger than the server's max_payload")] * 2)
+    consumer = Consumer(source, Echo(), QueueConfig(), 1)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(consumer.run())
+        async with asyncio.timeout(10):
+            while source.refusals or consumer.running:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        consumer.drain()
+    assert not task.result()
+    assert ([], []) == (source.outcomes, source.said)
 
 
 async def test_jobs_may_not_outlast_the_broker_s_patience() -> None:

@@ -147,3 +147,14 @@ def test_a_bad_setting_is_refused(values: dict[str, Any]) -> None:
 def test_a_password_is_not_shown() -> None:
     """Addresses go to logs and screens."""
     assert "amqp://host:1/x" == plain_url(QueueConfig(url="amqp://me:secret@host:1/x"))
+
+
+def test_an_error_quotes_no_more_than_anybody_reads() -> None:
+    """A value as large as a broker takes would make a result that it does not take."""
+    with pytest.raises(InvalidRequest) as caught:
+        Job.parse(json.dumps({"id": "a", "prompt": "b", "reply": "x" * 10_000}))
+    assert len(str(caught.value)) < 300
+    assert str(caught.value).endswith("letters, digits, - or _")
+    told = form.told(InvalidRequest("y" * 10_000 + ": choose a smaller one"))
+    assert len(told["message"]) < 1100
+    assert told["message"].endswith("choose a smaller one")
