@@ -113,9 +113,7 @@ class FinishReason(StrEnum):
 
 
 def nearest(name: str, known: list[str], *, listed: bool = True) -> str:
-    """A hint for a misspelt name: ` (did you mean 'x'?)`, or the list of what there is, unless whoever asks
-    lists it anyway.
-    """
+    """A hint for a misspelt name: ` (did you mean 'x'?)`, or where `listed` what there is."""
     close = difflib.get_close_matches(name[:_SHOWN], known, n=1)
     if close:
         return f" (did you mean {close[0]!r}?)"
