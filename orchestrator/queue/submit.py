@@ -33,12 +33,14 @@ from bild_dist.orchestrator.lines import parsed
 from bild_dist.orchestrator.queue.brokers import WEAKER, job_desk, kind
 from bild_dist.orchestrator.queue.command import queue_options, with_queue
 from bild_dist.orchestrator.queue.job import Job, encoded, named, word
+from bild_dist.orchestrator.queue.note import SUFFIX, Note
 from bild_dist.orchestrator.queue.source import JobDesk, plain_url
 from bild_dist.types import Options
 
 T = TypeVar("T")
 
 _POLL_S: Final = 2.0
+_LOOK_S: Final = 0.2
 _PAUSE_S: Final = 1.0
 
 
@@ -63,7 +65,8 @@ def parser() -> Parser:
     top = Parser(
         prog="bild submit",
         description="bild submit: put a file of jobs on a queue that `bild consume` works off, and "
-        "collect the results. Run again, it goes on where it was interrupted; see docs/queue.md.",
+        "collect the results. Run again, it goes on where it was interrupted: FILE.jsonl.submitted, beside "
+        "the output, says what is on the queue until all results are there; see docs/queue.md.",
         epilog=f"{WEAKER}.",
     )
     top.add_argument("--input", required=True, metavar="FILE.jsonl",
@@ -147,22 +150,43 @@ async def _main(batch: Batch, config: Config, arguments: argparse.Namespace) -> 
         _say(f"bild submit: {WEAKER}")
     await desk.open()
     try:
-        with _output(arguments.output) as output:
+        # Before the output is made: a note beside one that has gone tells of results that have, too.
+        with _note(batch, config, arguments) as note, _output(arguments.output) as output:
+            if note.error:
+                _say(f"bild submit: {note.error}: run again, it submits them anew")
             collected = Collected(batch, output)
-            await submit(desk, batch, collected.missing)
+            await take(desk, collected)
+            if again := note.names.intersection(collected.missing):
+                _say(f"{len(again)} jobs were submitted by an earlier run")
+            await submit(desk, batch, [n for n in collected.missing if n not in again], note)
             if arguments.no_wait:
                 where = f"{config.queue.prefix!r} at {plain_url(config.queue)}"
                 _say(f"{len(collected.missing)} jobs are on the queue {where}")
             else:
                 await collect(desk, collected)
+                note.remove()
         return 1 if batch.bad or collected.failed else 0
     finally:
         await desk.close()
 
 
-async def submit(desk: JobDesk, batch: Batch, names: Sequence[str]) -> None:
-    """Puts jobs on the queue; each is there when this returns. One that the broker refuses ends it,
-    with the line's id in the error.
+def _note(batch: Batch, config: Config, arguments: argparse.Namespace) -> Note:
+    key = f"{plain_url(config.queue)} {config.queue.prefix} {batch.reply}"
+    earlier = Path(f"{arguments.input}{SUFFIX}")
+    if arguments.output is None:
+        return Note(earlier, key)
+    beside = Path(f"{arguments.output}{SUFFIX}")
+    if not Path(arguments.output).exists():
+        with contextlib.suppress(OSError):
+            beside.unlink()
+    return Note(beside, key, earlier)
+
+
+async def submit(
+    desk: JobDesk, batch: Batch, names: Sequence[str], note: Note | None = None
+) -> None:
+    """Puts jobs on the queue; each is there, and noted, when this returns. One that the broker
+    refuses ends it, with the line's id in the error.
     """
     await _insist(desk, partial(desk.expect, batch.reply))
     with _bar("submitted", len(names)) as advance:
@@ -172,7 +196,29 @@ async def submit(desk: JobDesk, batch: Batch, names: Sequence[str]) -> None:
                 await _insist(desk, put)
             except InvalidRequest as error:
                 raise InvalidRequest(f"id {name!r}: {error}") from None
-            advance()
+            if note is not None:
+                note.add(name)
+            advance(1)
+
+
+async def take(desk: JobDesk, collected: Collected) -> None:
+    """Writes down the results that are there already, of an earlier run: they are not asked for anew."""
+    if not collected.writes:
+        return
+    await _insist(desk, partial(desk.expect, collected.batch.reply))
+    while collected.missing and await _written(desk, collected, _LOOK_S) is not None:
+        pass
+
+
+async def _written(desk: JobDesk, collected: Collected, wait_s: float) -> int | None:
+    """Writes down the next results; how many were new, or None when none came."""
+    answers = await _insist(desk, partial(desk.collect, collected.batch.reply, wait_s))
+    new = sum(collected.take(answer.body) for answer in answers)
+    collected.flush()
+    with contextlib.suppress(BrokerUnavailable):
+        # What is not taken comes again, and is known by then.
+        await desk.taken(answers)
+    return new if answers else None
 
 
 async def collect(desk: JobDesk, collected: Collected) -> None:
@@ -183,17 +229,9 @@ async def collect(desk: JobDesk, collected: Collected) -> None:
     """
     batch = collected.batch
     with _told_to_stop() as over, _bar("texts", len(batch.jobs)) as advance:
-        for _ in range(collected.known):
-            advance()
+        advance(len(batch.jobs) - len(collected.missing))
         while collected.missing and not over.is_set():
-            answers = await _insist(desk, partial(desk.collect, batch.reply, _POLL_S))
-            for answer in answers:
-                if collected.take(answer.body):
-                    advance()
-            collected.flush()
-            with contextlib.suppress(BrokerUnavailable):
-                # What is not taken comes again, and is known by then.
-                await desk.taken(answers)
+            advance(await _written(desk, collected, _POLL_S) or 0)
     if collected.missing:
         count = len(collected.missing)
         raise BrokerUnavailable(f"stopped with {count} results to come: run it again to go on")
@@ -250,7 +288,11 @@ class Collected:
             if name in self._missing:
                 del self._missing[name]
                 self.failed += status != "done"
-        self.known = len(batch.jobs) - len(self._missing)
+
+    @property
+    def writes(self) -> bool:
+        """Whether there is an output at all."""
+        return self._output is not None
 
     @property
     def missing(self) -> list[str]:
@@ -303,8 +345,8 @@ def _lines(file: IO[str]) -> list[str]:
 
 
 @contextmanager
-def _bar(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar for people at a terminal; the function it gives moves it by one."""
+def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar for people at a terminal; the function it gives moves it."""
     console = Console(file=sys.stderr, highlight=False)
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),

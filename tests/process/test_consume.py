@@ -180,6 +180,41 @@ async def test_a_file_is_submitted_and_collected(broker: Broker, tmp_path: Path)
         assert 5 == len(writer.begun)
 
 
+@pytest.mark.parametrize("broker", ["rabbit"], indirect=True)
+async def test_a_file_that_was_submitted_is_only_collected(broker: Broker, tmp_path: Path) -> None:
+    """A broker that takes everything for a new job gets each once: submitted without waiting, then
+    interrupted while it collected, then collected. With another output it begins anew.
+    """
+    config, writer = settings(broker.url), Echo()
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps({"id": n, "prompt": f"{n}"}) + "\n" for n in range(4)))
+    queue = ("--url", config.url, "--prefix", config.prefix, "--input", str(source))
+    for earlier in ("", "4 jobs were submitted by an earlier run"):
+        done = await asyncio.to_thread(bild, "submit", *queue, "--no-wait")
+        assert 0 == done.returncode
+        assert earlier in done.stderr
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bild_dist", "submit", *queue, "--output", str(target)
+    )
+    async with asyncio.timeout(30):
+        while not {"out.jsonl", "out.jsonl.submitted"} <= set(os.listdir(tmp_path)):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    process.kill()
+    await process.wait()
+    assert {"in.jsonl", "out.jsonl", "out.jsonl.submitted"} == set(os.listdir(tmp_path))
+    async with Running(config, writer, 2):
+        done = await asyncio.to_thread(bild, "submit", *queue, "--output", str(target))
+        assert 0 == done.returncode, done.stderr
+        assert list(range(4)) == sorted(
+            json.loads(line)["id"] for line in target.read_text().splitlines()
+        )
+        assert 4 == len(writer.begun)
+        assert {"in.jsonl", "out.jsonl"} == set(os.listdir(tmp_path))
+        other = ("--output", str(tmp_path / "other.jsonl"))
+        assert 0 == (await asyncio.to_thread(bild, "submit", *queue, *other)).returncode
+    assert 8 == len(writer.begun)
+
+
 def snippets() -> list[str]:
     text = (ROOT / "docs" / "queue.md").read_text("utf-8")
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from bild_dist.errors import BrokerUnavailable, ConfigError, InvalidRequest, WorkerFault
 from bild_dist.orchestrator.queue import job as form
 from bild_dist.orchestrator.queue.job import Job, word
+from bild_dist.orchestrator.queue.note import Note
 from bild_dist.orchestrator.queue.source import pause_s, plain_url
 from bild_dist.orchestrator.queue.tokens import TokenStream
 from bild_dist.tables import QueueConfig
@@ -158,3 +160,33 @@ def test_an_error_quotes_no_more_than_anybody_reads() -> None:
     told = form.told(InvalidRequest("y" * 10_000 + ": choose a smaller one"))
     assert len(told["message"]) < 1100
     assert told["message"].endswith("choose a smaller one")
+
+
+def test_a_note_says_what_is_on_the_queue(tmp_path: Path) -> None:
+    """Ids of the same jobs on the same queue come back; those of others count for nothing, and what a
+    killed run wrote of a line neither.
+    """
+    path, earlier = tmp_path / "out.submitted", tmp_path / "in.submitted"
+    with Note(earlier, "a") as note:
+        note.add("7")
+        note.add("a\nb\u2028")
+    with path.open("w") as file:
+        file.write("of something else")
+    with Note(path, "a", earlier) as note:
+        assert {"7", "a\nb\u2028"} == note.names
+        note.add("8")
+    with path.open("a") as file:
+        file.write('"9')
+    assert not earlier.exists()
+    with Note(path, "a", earlier) as note:
+        assert {"7", "a\nb\u2028", "8"} == note.names
+        note.add("9")
+    with Note(path, "a") as note:
+        assert 4 == len(note.names)
+    with Note(path, "b") as note:
+        assert set() == note.names
+        note.remove()
+    assert not path.exists()
+    with Note(tmp_path / "nowhere" / "x", "a") as note:
+        note.add("1")
+    assert "nowhere" in note.error
