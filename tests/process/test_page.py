@@ -33,7 +33,9 @@ async def test_each_token_shows_who_wrote_it(browser: Browser) -> None:
     """All tokens, in order, in the class of their source; the live region has the same text, and the
     figures are those of the trace.
     """
-    async with serving(ROLLBACKS) as served, opened(browser, served) as page:
+    # Two texts are compared: on this schedule alone their passes do not depend on the clock.
+    paper = {"schedule": "paper"}
+    async with serving(ROLLBACKS, generate=paper) as served, opened(browser, served) as page:
         await write(page, max_tokens=90)
         await done(page)
         wanted: list[tuple[str, str]] = []
@@ -61,7 +63,8 @@ async def test_guesses_stand_pale_and_rollbacks_are_struck_before_they_vanish(
     """What the large model takes back was there, is struck through for all who see, is nothing for
     those who listen, and is gone at the end; what stays is the text.
     """
-    async with serving(ROLLBACKS) as served, opened(browser, served) as page:
+    paper = {"schedule": "paper"}
+    async with serving(ROLLBACKS, generate=paper) as served, opened(browser, served) as page:
         await page.evaluate(WATCH)
         await write(page, max_tokens=90)
         await done(page)
