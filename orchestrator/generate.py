@@ -65,12 +65,12 @@ def main(job: Job, config: Config, addresses: Mapping[Role, str], inproc: InProc
     """
     if job.output is not None:
         _check_output(Path(job.output))
-    if not addresses:
-        check_folders(config)
     drawing = None
     if job.timeline is not None:
         drawing = Drawing(job.timeline, (job.input, job.output))
     lines = _read(job.input) if job.input is not None else None
+    if not addresses:
+        check_folders(config)
     logged(config.telemetry, service=False)
     return asyncio.run(_main(job, lines, config, addresses, inproc, drawing))
 
