@@ -192,9 +192,7 @@ class Processes:
                 return
             self._children[role] = child
             self._fleet.ready(child, worker)
-            self._say(
-                f"{role} worker ready: pid={child.process.pid} {child.address} {child.description}"
-            )
+            self._say(child.ready)
 
         async with asyncio.TaskGroup() as group:
             for role in _ORDER:

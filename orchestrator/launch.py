@@ -67,9 +67,7 @@ class _Launch:
                 child = await supervisor.start(role, worker, worker.listen)
                 patience.up()
                 ended = self._ended[child] = asyncio.get_running_loop().create_future()
-                _say(
-                    f"{role} worker ready: pid={child.process.pid} {child.address} {child.description}"
-                )
+                _say(child.ready)
                 self._fleet.ready(child, worker)
                 error = await ended
             except ConfigError as refusal:

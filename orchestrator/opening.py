@@ -82,7 +82,7 @@ async def start_pair(
         child = await supervisor.start(
             role, config.worker(role), supervisor.private_address(role, transport)
         )
-        say(f"{role} worker ready: pid={child.process.pid} {child.address} {child.description}")
+        say(child.ready)
         return child
 
     try:

@@ -51,6 +51,11 @@ class Child:
     stderr: deque[str] = field(default_factory=lambda: deque(maxlen=40))
     stopping: bool = False
 
+    @property
+    def ready(self) -> str:
+        """What is said of it once it serves; programs read this line."""
+        return f"{self.role} worker ready: pid={self.process.pid} {self.address} {self.description}"
+
     def __repr__(self) -> str:
         return f"<Child {self.role} pid={self.process.pid} {self.address}>"
 

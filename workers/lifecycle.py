@@ -11,9 +11,8 @@ import contextlib
 import logging
 import os
 import secrets
-import signal
 import sys
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import Self, cast
 
@@ -21,6 +20,7 @@ from bild_dist import log
 from bild_dist.errors import BildError
 from bild_dist.messages import Info, Reply
 from bild_dist.model.base import Model
+from bild_dist.signals import heeded
 from bild_dist.telemetry.spans import Spans
 from bild_dist.transport import serve
 from bild_dist.transport.base import Server
@@ -132,7 +132,7 @@ async def run(
     async with worker, shown(metrics, worker) as page:
         log.always(worker=worker.address, generation=worker.info.generation)
         # Before this a signal simply ends the process: a model that loads has nothing to tidy up.
-        with _signals(worker.over):
+        with heeded(worker.over.set):
             told = f"{describe(worker.info)} metrics={page}" if page else describe(worker.info)
             print(f"ready {worker.address} {told}", flush=True)  # noqa: T201
             logging.getLogger(__name__).info("ready", extra={"model": worker.info.model})
@@ -152,20 +152,6 @@ def describe(info: Info) -> str:
         f"model={info.model} architecture={info.architecture} device={info.device} "
         f"dtype={info.dtype} threads={info.threads} slots={info.slots} max_length={info.max_length}"
     )
-
-
-@contextlib.contextmanager
-def _signals(over: asyncio.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM end the worker in order; the old handlers come back afterwards."""
-    loop = asyncio.get_running_loop()
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    for kind in kinds:
-        loop.add_signal_handler(kind, over.set)
-    try:
-        yield
-    finally:
-        for kind in kinds:
-            loop.remove_signal_handler(kind)
 
 
 async def _watch_parent(over: asyncio.Event) -> None:

@@ -13,9 +13,10 @@ from bild_dist.orchestrator.http.auth import Keys
 from bild_dist.orchestrator.http.command import InProcess
 from bild_dist.orchestrator.http.connection import make_room
 from bild_dist.orchestrator.http.house import House
-from bild_dist.orchestrator.http.server import Server, listen, signals
+from bild_dist.orchestrator.http.server import Server, listen
 from bild_dist.orchestrator.keeping import Keeping, keeping
 from bild_dist.orchestrator.telemetry import told
+from bild_dist.signals import heeded
 from bild_dist.types import Role
 
 
@@ -48,7 +49,7 @@ async def serve(config: Config, addresses: Mapping[Role, str], inproc: InProcess
                 telemetry.watch(kept.decoder)
                 _say(f"serving at {server.address}")
 
-            with signals(stop):
+            with heeded(stop):
                 failure = await _until(over, server, kept, up)
     if isinstance(failure, ConfigError):
         raise failure

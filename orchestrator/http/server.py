@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -139,16 +138,3 @@ class Server:
                 # Who does not even take that: a connection that goes away is what ends a request, here as ever.
                 if isinstance(connection, Connection) and connection.answering:
                     connection.transport.abort()
-
-
-@contextlib.contextmanager
-def signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Calls `stop` for SIGINT and SIGTERM while the body runs."""
-    loop = asyncio.get_running_loop()
-    for kind in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(kind, stop)
-    try:
-        yield
-    finally:
-        for kind in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(kind)

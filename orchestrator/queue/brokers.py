@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -35,40 +36,32 @@ def job_source(config: QueueConfig) -> JobSource:
     Raises:
         ConfigError: the client library is not installed.
     """
-    broker = kind(config)
-    try:
-        if broker == "nats":
-            from bild_dist.orchestrator.queue.nats import NatsSource
-
-            return NatsSource(config)
-        if broker == "rabbit":
-            from bild_dist.orchestrator.queue.rabbit import RabbitSource
-
-            return RabbitSource(config)
-        from bild_dist.orchestrator.queue.redis import RedisSource
-
-        return RedisSource(config)
-    except ImportError as error:
-        raise _missing(broker, error) from None
+    source, _ = _sides(kind(config))
+    return source(config)
 
 
 def job_desk(config: QueueConfig) -> JobDesk:
     """A producer's side, not yet opened. Raises ConfigError as `job_source` does."""
-    broker = kind(config)
+    _, desk = _sides(kind(config))
+    return desk(config)
+
+
+def _sides(
+    broker: str,
+) -> tuple[Callable[[QueueConfig], JobSource], Callable[[QueueConfig], JobDesk]]:
     try:
         if broker == "nats":
-            from bild_dist.orchestrator.queue.nats import NatsDesk
+            from bild_dist.orchestrator.queue.nats import NatsDesk, NatsSource
 
-            return NatsDesk(config)
+            return NatsSource, NatsDesk
         if broker == "rabbit":
-            from bild_dist.orchestrator.queue.rabbit import RabbitDesk
+            from bild_dist.orchestrator.queue.rabbit import RabbitDesk, RabbitSource
 
-            return RabbitDesk(config)
-        from bild_dist.orchestrator.queue.redis import RedisDesk
-
-        return RedisDesk(config)
+            return RabbitSource, RabbitDesk
+        from bild_dist.orchestrator.queue.redis import RedisDesk, RedisSource
     except ImportError as error:
         raise _missing(broker, error) from None
+    return RedisSource, RedisDesk
 
 
 def _missing(broker: str, error: ImportError) -> ConfigError:

@@ -172,9 +172,7 @@ class _Service:
     async def _consume(self, decoder: Decoder) -> bool:
         """Consumes until told to stop, or until the decoder is lost; whether every job ended or is back."""
         queue = self._config.queue
-        places = min(
-            self._config.orchestrator.concurrency, *(w.info.slots for w in decoder.workers.values())
-        )
+        places = decoder.concurrency
         self._consumer = consumer = Consumer(
             job_source(queue), _Pair(decoder), queue, places, self._config.generate.deadline, self._tally
         )  # fmt: skip
