@@ -82,8 +82,16 @@ def of_sweep(sweep: Sweep, given: Mapping[Role, str], texts: int) -> Section:
         )
         how = str(sweep.environment.get("command", "bild sweep ..."))
         lacks.append(Lack("Measured latencies", f"{how} --measure"))
-    evaluated = f"bild eval --task {shlex.quote(sweep.task)} --split {shlex.quote(sweep.split)}"
-    lacks.append(Lack("All other tables and figures", f"{evaluated} --out FILE.json"))
+    split = swept.split_of(sweep)
+    evaluated = f"bild eval --task {shlex.quote(sweep.task)}"
+    evaluated += f" --split {shlex.quote(split)}" if split else ""
+    both = "" if split == sweep.split else ", over both halves"
+    lacks.append(
+        Lack(
+            f"All other tables and figures{both}",
+            f"{evaluated} --small S --large L --out FILE.json",
+        )
+    )
     return Section(
         study.title,
         _ran_on(study),
