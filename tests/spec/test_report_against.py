@@ -158,6 +158,13 @@ def test_at_equal_quality_speed_decides(speed: float, noise: float, verdict: str
     )
 
 
+def test_no_winner_by_less_than_is_shown() -> None:
+    """An interval that reads as one up to 1.00 holds 1 for whoever reads it."""
+    table = told([run(LOSSY, 1.597), run(REJECTION, 1.6)])
+    assert table.rows[0][3] == "1.00 [1.00, 1.00]"
+    assert starting(table, "At equal quality the two cannot be told apart by speed")
+
+
 @pytest.mark.parametrize(
     ("changes", "verdict"),
     [

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from bild_dist.evaluation.metrics.base import RESAMPLES
 from bild_dist.evaluation.report.cells import Table, head_of, interval, line
 from bild_dist.evaluation.report.paired import Compared, Comparison, Figure
 from bild_dist.evaluation.report.runs import Kind, Row, Study
 from bild_dist.evaluation.tasks.base import Item
+
+_FAST: Final = 2
+"""Decimals of a ratio of speeds."""
 
 
 class Terms(StrEnum):
@@ -76,7 +80,6 @@ def tables(study: Study, items: Mapping[str, Item]) -> list[Table]:
     )
     if not found:
         return [first]
-    judge = study.judge
     return [
         first,
         Table(
@@ -88,8 +91,8 @@ def tables(study: Study, items: Mapping[str, Item]) -> list[Table]:
                 [
                     one.title,
                     _named(one.row, study),
-                    interval(one.compared.quality, judge.digits + 1, signed=True),
-                    interval(one.compared.speed, 2),
+                    interval(one.compared.quality, _digits(study), signed=True),
+                    interval(one.compared.speed, _FAST),
                     f"{one.compared.same} of {one.compared.texts}",
                 ]
                 for one in found
@@ -139,8 +142,8 @@ def _contenders(study: Study, comparison: Comparison) -> list[Contender]:
 def _sentence(one: Contender, study: Study, rival: Row) -> str:
     """Who wins on these terms and by how much, and what the other figure does meanwhile."""
     compared = one.compared
-    by_speed = _verdict(compared.speed, 1, "speed")
-    fast = f"{interval(compared.speed, 2)} times as fast as {_named(rival, study)}"
+    by_speed = _verdict(compared.speed, 1, "speed", _FAST)
+    fast = f"{interval(compared.speed, _FAST)} times as fast as {_named(rival, study)}"
     name = _named(one.row, study)
     if one.terms is Terms.LOSSLESS:
         same = _same(compared, study)
@@ -157,7 +160,7 @@ def _sentence(one: Contender, study: Study, rival: Row) -> str:
             f"exact. The best, {name}, is {fast}. {_quality(one, study)}"
         )
     if one.reached:
-        by_quality = _verdict(_gain(one, study), 0, study.judge.title)
+        by_quality = _by_quality(one, study)
         lead = f"At equal latency {by_quality}: {stands.format('fast')}"
         return f"{lead}{name} is {fast}. {_quality(one, study, said=True)}"
     return (
@@ -173,10 +176,10 @@ def _quality(one: Contender, study: Study, *, said: bool = False) -> str:
         return f"By how much {title} differs is not known: {compared.why}."
     if compared.same == compared.texts or (one.lossless and study.drawn):
         return _same(compared, study)
-    figure = interval(compared.quality, study.judge.digits + 1, signed=True)
+    figure = interval(compared.quality, _digits(study), signed=True)
     if said:
         return f"Its {title} differs by {figure}."
-    verdict = _verdict(_gain(one, study), 0, title)
+    verdict = _by_quality(one, study)
     return f"{verdict[0].upper()}{verdict[1:]}: {figure}."
 
 
@@ -189,6 +192,15 @@ def _same(compared: Compared, study: Study) -> str:
     return f"Of {compared.texts} texts both wrote {compared.same} alike."
 
 
+def _by_quality(one: Contender, study: Study) -> str:
+    return _verdict(_gain(one, study), 0, study.judge.title, _digits(study))
+
+
+def _digits(study: Study) -> int:
+    """Decimals of a difference: one more than of a figure."""
+    return study.judge.digits + 1
+
+
 def _gain(one: Contender, study: Study) -> Figure | None:
     """A difference of quality such that more is better."""
     found = one.compared.quality
@@ -199,13 +211,15 @@ def _gain(one: Contender, study: Study) -> Figure | None:
     return {"value": -found["value"], "low": -found["high"], "high": -found["low"]}
 
 
-def _verdict(found: Figure | None, even: float, by: str) -> str:
-    """`even`: what the figure would be of two that are the same."""
+def _verdict(found: Figure | None, even: float, by: str, digits: int) -> str:
+    """`even`: what the figure would be of two that are the same; `digits`: decimals that it is shown with,
+    since an interval that shows as one up to 1.00 must not prove that it ends below.
+    """
     if found is None:
         return f"nobody can say who wins by {by}"
-    if found["low"] > even:
+    if round(found["low"], digits) > even:
         return f"BiLD wins by {by}"
-    if found["high"] < even:
+    if round(found["high"], digits) < even:
         return f"speculative sampling wins by {by}"
     return f"the two cannot be told apart by {by}"
 
