@@ -55,7 +55,7 @@ def bild(*settings: str) -> tuple[str, ...]:
 def exits(large: str, *layers: int, more: str = "") -> tuple[str, ...]:
     """Early exit: the small model is so many of the large one's first layers. `more`: options of workers."""
     return tuple(
-        f"--small {large} --large {large} {more}--exit-layer {count} --alpha-fb {fb} --alpha-rb 2 "
+        f"--large {large} {more}--exit-layer {count} --alpha-fb {fb} --alpha-rb 2 "
         f"--name 'early exit {count}, {fb}'"
         for count in layers
         for fb in ("0.5", "0.8")

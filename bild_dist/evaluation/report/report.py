@@ -217,7 +217,7 @@ def _lacks(
         (
             6,
             "Figure 6, early exit",
-            base.replace("--small S", "--small L --exit-layer K") + " --out FILE.json",
+            base.replace("--small S --large L", "--large L --exit-layer K") + " --out FILE.json",
         ),
         (
             7,
