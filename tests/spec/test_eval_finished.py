@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from bild_dist.evaluation.run.record import Record
 from tests.spec.test_eval import Stopped, evaluate
 
 
@@ -64,3 +66,25 @@ def test_a_file_that_is_no_record_is_not_written_over(
     assert evaluate(tmp_path)[0] == 2
     assert "another --out" in capsys.readouterr().err
     assert (tmp_path / "out.json").read_text() == "notes\n"
+
+
+def test_corrected_references_are_another_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The figures that are there are of the old ones, so they are no answer; a record of an earlier version,
+    which does not name its references, is shown as it always was.
+    """
+    _, file = evaluate(tmp_path, "--metric", "bleu")
+    task = tmp_path / "task.jsonl"
+    corrected = task.read_text().replace("a number", "another number")
+    other = tmp_path / "corrected.jsonl"
+    other.write_text(corrected)
+    found = json.loads(file.read_text().replace("task.jsonl", "corrected.jsonl"))
+    file.write_text(json.dumps(found))
+    capsys.readouterr()
+    assert evaluate(tmp_path, "--metric", "bleu", task=str(other))[0] == 2
+    assert "its references is '14 (" in capsys.readouterr().err
+    del found["environment"]["identity"]["references"]
+    file.write_text(json.dumps(found))
+    assert evaluate(tmp_path, "--metric", "bleu", task=str(other))[0] == 0
+    assert Record.read(file).figures["bleu"]

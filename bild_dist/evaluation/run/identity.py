@@ -17,6 +17,8 @@ from bild_dist.model.contents import fingerprint
 
 _PASSING: Final = frozenset(("generation", "pid", "slots", "rules"))
 """Of a worker's Info, what may be another when a run goes on."""
+_LATER: Final = frozenset(("references",))
+"""What files of earlier versions do not say: where one lacks it, nothing is known to differ."""
 _MOST: Final = 80
 """Characters of a value that a message shows."""
 
@@ -25,6 +27,13 @@ def asked(items: Sequence[Item]) -> str:
     """How many items, and in brackets a name for their ids and prompts."""
     said = sha256(json.dumps([(item.id, item.prompt) for item in items]).encode())
     return f"{len(items)} ({said.hexdigest()[:16]})"
+
+
+def references(items: Sequence[Item]) -> str:
+    """How many references, and in brackets a name for them and whose they are."""
+    there = [(item.id, item.references) for item in items if item.references]
+    name = sha256(json.dumps(there).encode()).hexdigest()[:16]
+    return f"{sum(len(found) for _, found in there)} ({name})"
 
 
 def model(info: Info, config: WorkerConfig, *, joined: bool) -> dict[str, Any]:
@@ -71,6 +80,8 @@ def first_difference(
 ) -> tuple[str, str, str] | None:
     """The first entry in which two identities differ, by name, and what each has there."""
     for name in [*new, *old]:
+        if name in _LATER and name not in old:
+            continue
         was, now = old.get(name), new.get(name)
         if isinstance(was, dict) and isinstance(now, dict):
             deeper = first_difference(was, now, f"{inside}{name}.")

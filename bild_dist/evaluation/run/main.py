@@ -270,7 +270,11 @@ class Eval:
 
     def _whole(self, settings: Mapping[str, Setting]) -> dict[str, Any]:
         """What makes two records the same: the run, and what is taken of its texts."""
-        return {**self._identity(settings), "metrics": [metric.name for metric in self._metrics]}
+        return {
+            **self._identity(settings),
+            "metrics": [metric.name for metric in self._metrics],
+            "references": identity.references(self._items),
+        }
 
     def _model(self, role: Role) -> dict[str, Any]:
         config: WorkerConfig = getattr(self._plan.config, role.value)
@@ -306,5 +310,6 @@ class Eval:
             "transport": self._plan.config.orchestrator.transport,
             "rounds": self._plan.rounds,
             "items": self._asked,
+            "references": identity.references(self._items),
             finished.IDENTITY: self._whole(settings),
         }
