@@ -19,8 +19,8 @@ from bild_dist.evaluation.run.record import Setting
 from bild_dist.evaluation.sweep import main as command
 from bild_dist.evaluation.sweep import plot, running, timing
 from bild_dist.evaluation.sweep.grid import Grid, front, rule
+from bild_dist.evaluation.sweep.identity import identity
 from bild_dist.evaluation.sweep.journal import Journal
-from bild_dist.evaluation.sweep.main import identity
 from bild_dist.evaluation.sweep.options import asked, planned
 from bild_dist.evaluation.sweep.replay import Played
 from bild_dist.evaluation.sweep.running import Stages

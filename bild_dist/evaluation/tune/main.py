@@ -23,7 +23,8 @@ from bild_dist.evaluation.metrics.base import Array, Resamples, mean, percentile
 from bild_dist.evaluation.run.files import write_whole
 from bild_dist.evaluation.run.identity import first_difference
 from bild_dist.evaluation.run.record import Setting, plain
-from bild_dist.evaluation.sweep.main import fingerprint, identity, prompts, swept
+from bild_dist.evaluation.sweep.identity import difference, identity, prompts
+from bild_dist.evaluation.sweep.main import swept
 from bild_dist.evaluation.sweep.options import Asked, asked, grid_options, planned
 from bild_dist.evaluation.sweep.running import Sweep
 from bild_dist.evaluation.sweep.study import Study
@@ -210,8 +211,11 @@ class Tune:
                 # This command's own file: nobody else would make it again.
                 self._say(f"{error}; this command does so")
             else:
-                if found.environment.get("sweep") == fingerprint(sweep):
+                differs = difference(found, sweep)
+                if differs is None:
                     return found
+                name, was, now = differs
+                self._say(f"{path}: its {name} is {was}, not {now}; it is made again")
         return swept(sweep, path, self._plan.command, self._inproc)
 
     def _fits(self, study: Study, test: Sweep) -> None:
