@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +42,7 @@ def _model(sweep: Sweep, role: Role) -> dict[str, Any]:
 
 def prompts(sweep: Sweep) -> list[str]:
     """A name for each prompt, to tell whether two sweeps share texts."""
-    return [
-        sha256(item.prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        for item in sweep.items
-    ]
+    return [identities.named(item.prompt) for item in sweep.items]
 
 
 def difference(study: Study, sweep: Sweep) -> tuple[str, str, str] | None:

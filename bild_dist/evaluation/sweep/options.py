@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +14,7 @@ from bild_dist.config import Config, settled
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.metrics import registry as metrics
 from bild_dist.evaluation.run.files import made_room
+from bild_dist.evaluation.run.identity import named
 from bild_dist.evaluation.run.options import defaults, taught_prefixes
 from bild_dist.evaluation.run.running import worded
 from bild_dist.evaluation.sweep.grid import Grid
@@ -203,14 +204,21 @@ def _shown(values: Sequence[float]) -> str:
     return f"(default: {','.join(f'{value:g}' for value in values)})"
 
 
-def planned(found: Asked, *, split: str | None = None, count: int | None = None) -> Sweep:
-    """The sweep with its texts, of another split if one is named.
+def planned(
+    found: Asked, *, split: str | None = None, count: int | None = None,
+    without: Collection[str] = (),
+) -> Sweep:  # fmt: skip
+    """The sweep with its texts, of another split if one is named. `without`: names of prompts, as `named` has
+    them, that are left out.
 
     Raises:
         ConfigError: the split cannot be read, or a metric does not fit it.
     """
     split = split or found.split
-    items = found.task.items(split, count or found.count)
+    count = count or found.count
+    around = _wording(found)
+    items = worded(found.task.items(split, count and count + len(without)), around)
+    items = [item for item in items if named(item.prompt) not in without][:count]
     judges = metrics.chosen(found.metrics, items, found.task.metric)
     if len(items) > MOST:
         raise ConfigError(f"--count: a sweep takes up to {MOST} texts, not {len(items)}")
@@ -219,10 +227,9 @@ def planned(found: Asked, *, split: str | None = None, count: int | None = None)
     if not judges:
         raise ConfigError("no metric fits these items: name one with --metric")
     names = [metric.name for metric in judges]
-    around = _wording(found)
     return Sweep(
         config=found.config, grid=found.grid, task=found.task.name, split=split,
-        items=tuple(worded(items, around)), template=around.template, metrics=tuple(judges),
+        items=tuple(items), template=around.template, metrics=tuple(judges),
         main=found.task.metric if found.task.metric in names and not found.metrics else names[0],
         recorded=found.record, only_front=found.front, measure=found.measure,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import json
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,7 +21,7 @@ from bild_dist import log
 from bild_dist.errors import BildError, ConfigError, InvalidRequest
 from bild_dist.evaluation.metrics.base import Array, Resamples, mean, percentiles
 from bild_dist.evaluation.run.files import write_whole
-from bild_dist.evaluation.run.identity import first_difference
+from bild_dist.evaluation.run.identity import first_difference, named
 from bild_dist.evaluation.run.record import Setting, plain
 from bild_dist.evaluation.sweep.identity import difference, identity, prompts
 from bild_dist.evaluation.sweep.main import swept
@@ -136,10 +136,7 @@ class Tune:
     def run(self) -> int:
         """Exit code as `main`."""
         plan = self._plan
-        validation, test = self._sweeps()
-        study = Study.read(plan.source) if plan.source else self._swept(validation, "validation")
-        if plan.source is not None:
-            self._fits(study, test)
+        study, test = self._chosen_from()
         evidence = Evidence.of(study, plan.floors)
         found = chosen(evidence, check=len(test.items), confidence=plan.confidence)
         if found.passed == 0:
@@ -185,20 +182,67 @@ class Tune:
         self._say(f"mode {setting.options.mode} written to {out}: bild generate -c {out} PROMPT")
         return 0
 
+    def _chosen_from(self) -> tuple[Study, Sweep]:
+        """What to choose from, and the sweep to check on, none of whose texts is among those of the choice."""
+        plan = self._plan
+        if plan.source is None:
+            validation, test = self._sweeps()
+            return self._swept(validation, "validation"), test
+        study = Study.read(plan.source)
+        test = self._others(study.environment.get("prompts", ()))
+        self._fits(study, test)
+        return study, test
+
     def _sweeps(self) -> tuple[Sweep, Sweep]:
         """On the texts to choose by, and on those to check on: two splits, or halves of the only one."""
         plan = self._plan
         validation = planned(plan.asked)
         if plan.test_split != plan.asked.split:
-            return validation, planned(plan.asked, split=plan.test_split, count=plan.test_count)
+            return validation, self._others(prompts(validation))
         if len(validation.items) < 4:
             raise ConfigError(
                 f"task {validation.task!r} has one split of {len(validation.items)} items: to choose on one half and "
                 "check on the other takes at least 4"
             )
-        return (
-            dataclasses.replace(validation, items=validation.items[::2], split="even items"),
-            dataclasses.replace(validation, items=validation.items[1::2], split="odd items"),
+        half = dataclasses.replace(validation, items=validation.items[::2], split="even items")
+        chosen_by, odd = {*prompts(half)}, validation.items[1::2]
+        left = tuple(item for item in odd if named(item.prompt) not in chosen_by)
+        self._dropped(len(odd) - len(left), len(left))
+        left = left[: plan.test_count]
+        return half, dataclasses.replace(validation, items=left, split="odd items")
+
+    def _others(self, known: Collection[str]) -> Sweep:
+        """The sweep to check on, without the prompts of these names."""
+        plan = self._plan
+        asked = dataclasses.replace(plan.asked, count=plan.test_count)
+        test = planned(asked, split=plan.test_split)
+        twice = sum(name in {*known} for name in prompts(test))
+        if twice:
+            test = planned(asked, split=plan.test_split, without={*known})
+        self._dropped(twice, len(test.items))
+        return test
+
+    def _dropped(self, twice: int, left: int) -> None:
+        """Says how many texts are not checked on, since the choice is made on them. `left`: how many are.
+
+        Raises:
+            ConfigError: next to none.
+        """
+        if not twice:
+            return
+        if left > 1:
+            self._say(
+                f"{twice} of the texts to check on are among those of the choice, and are left out."
+            )
+            return
+        plan, remedy = self._plan, "take another --test-split"
+        if len(plan.asked.task.splits) == 1:
+            remedy = "add texts with other prompts"
+            if plan.source is not None:
+                remedy = "choose from a sweep of its first texts (bild sweep --count N), and the rest is checked on"
+        raise ConfigError(
+            f"{plan.source or 'the choice'} holds texts of split {plan.test_split!r}, which the choice is checked "
+            f"on, and without them {left} are left: {remedy}"
         )
 
     def _swept(self, sweep: Sweep, part: str) -> Study:
@@ -219,7 +263,7 @@ class Tune:
         return swept(sweep, path, self._plan.command, self._inproc)
 
     def _fits(self, study: Study, test: Sweep) -> None:
-        """Refuses a sweep of something else, or of the very texts that are to be checked on."""
+        """Refuses a sweep of something else."""
         source = self._plan.source
         if study.task != test.task:
             raise ConfigError(
@@ -236,11 +280,6 @@ class Tune:
             raise ConfigError(
                 f"--from {source} was made with another {name} ({was}, now {now}): a setting is checked with what "
                 "it was chosen with, so give the same"
-            )
-        if {*study.environment.get("prompts", ())} & {*prompts(test)}:
-            raise ConfigError(
-                f"--from {source} holds texts of split {test.split!r}, which the choice is checked on: take "
-                "another --test-split"
             )
 
     def _nothing(self, study: Study, evidence: Evidence, check: int) -> int:
