@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -17,18 +17,19 @@ from bild_dist.clock import now_ns
 from bild_dist.config import Config
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.align.progress import Bar
-from bild_dist.evaluation.metrics.base import Metric, Resamples
+from bild_dist.evaluation.metrics.base import Metric
 from bild_dist.evaluation.run import running
 from bild_dist.evaluation.run.record import Failure, Part, Setting, TextRecord
 from bild_dist.evaluation.sweep import timing
 from bild_dist.evaluation.sweep.aside import aside
 from bild_dist.evaluation.sweep.grid import Grid, Rule, front, rule
 from bild_dist.evaluation.sweep.journal import Journal
+from bild_dist.evaluation.sweep.judging import difference, judged
 from bild_dist.evaluation.sweep.memory import Memory
 from bild_dist.evaluation.sweep.pair import Pair, remembered
 from bild_dist.evaluation.sweep.reading import Reading, read
 from bild_dist.evaluation.sweep.replay import Marks, Played, changed, replay
-from bild_dist.evaluation.sweep.study import Point, Study, counted
+from bild_dist.evaluation.sweep.study import MEASURED, Point, Study, counted
 from bild_dist.evaluation.sweep.texts import Texts
 from bild_dist.evaluation.tasks.base import PLACE, Item
 from bild_dist.orchestrator.decoder import Decoder
@@ -125,7 +126,8 @@ class Stages:
             costs=dataclasses.asdict(self._costs) | {"opening_ns": self._opening_ns},
             models=models, environment=self._environment, spent_ns=dict(self._spent),
         )  # fmt: skip
-        return self._judged(study, finished)
+        study = judged(study, finished, sweep.metrics)
+        return dataclasses.replace(study, difference=difference(study, sweep.grid, self._costs))
 
     def _take(self) -> list[Failure]:
         """What the recorded run left. An item without its three texts is left out everywhere."""
@@ -314,7 +316,7 @@ class Stages:
         played: Mapping[str, Sequence[Played]], walls: Mapping[str, Sequence[Played]],
     ) -> Point:  # fmt: skip
         name, options = point.setting.name, point.setting.options
-        source = "measured" if name in walls else "counted" if _counts(options) else "own text"
+        source = MEASURED if name in walls else "counted" if _counts(options) else "own text"
         return dataclasses.replace(
             point, texts=texts[rule(options)], ran=tuple(walls.get(name, played[name])),
             source=source,
@@ -323,52 +325,6 @@ class Stages:
     def _part(self, kind: str) -> Part:
         options = timing.of_kind(self._sweep.grid, kind)
         return Part(setting=Setting.of(options), texts=self._timed[kind])
-
-    def _judged(self, study: Study, points: Sequence[Point]) -> Study:
-        """Figures of everything that has texts, and how far the predictions were off."""
-        resamples = Resamples(len(self._items))
-
-        def figures(texts: Sequence[TextRecord]) -> dict[str, Any]:
-            found, held = {}, tuple(texts)
-            for metric in self._sweep.metrics:
-                marks = study.marks(metric, held)
-                low, high = resamples.interval(marks)
-                found[metric.name] = {"value": marks.value, "low": low, "high": high,
-                                      "signature": marks.signature}  # fmt: skip
-            return found
-
-        judged = tuple(
-            dataclasses.replace(point, figures=figures(point.texts)) if point.texts else point
-            for point in points
-        )
-        parts: dict[str, Any] = {
-            kind: dataclasses.replace(part, figures=figures(part.texts))
-            for kind, part in (("large", study.large), ("small", study.small),
-                               ("middle", study.middle))
-        }  # fmt: skip
-        return dataclasses.replace(
-            study, points=judged, difference=self._difference(judged), **parts
-        )
-
-    def _difference(self, points: Sequence[Point]) -> dict[str, Any]:
-        """Large passes a token, predicted from each of the recorded texts, against those that ran."""
-        found = {}
-        ran = [p for p in points if p.ran and p.setting.options.mode in (Mode.BILD, Mode.EXACT)]
-        for kind, said in self._readings.items():
-            marks = [Marks.of(reading) for reading in said]
-            gaps = []
-            for point in ran:
-                played = point.played
-                if kind != self._sweep.recorded:
-                    played = tuple(replay(marks, point.setting.options, self._costs))
-                gaps.append(abs(dataclasses.replace(point, played=played).gap or 0.0))
-            if gaps:
-                found[kind] = {
-                    "settings": len(gaps), "sources": dict(Counter(point.source for point in ran)),
-                    "within_10_percent": float(np.mean(np.array(gaps) <= 0.1)),
-                    "median": float(np.median(gaps)), "most": float(np.max(gaps)),
-                }  # fmt: skip
-        return found
 
 
 def _written(item: Item, key: Rule) -> str:

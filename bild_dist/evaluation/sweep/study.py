@@ -38,6 +38,8 @@ from bild_dist.types import Mode
 
 FORMAT: Final = 1
 _KIND: Final = "sweep"
+MEASURED: Final = "measured"
+"""The source of passes and times of a setting that worker processes wrote."""
 _MS: Final = 1e-6
 """Milliseconds a nanosecond."""
 _POINTS: Final = '"points": [\n'
