@@ -16,7 +16,7 @@ from rich.table import Table
 from bild_dist import log
 from bild_dist.errors import BildError, ConfigError, InvalidRequest
 from bild_dist.evaluation.bench import usage
-from bild_dist.evaluation.run.sheet import HEADS, written_by
+from bild_dist.evaluation.run.sheet import HEADS, MOST, written_by
 from bild_dist.evaluation.sweep import plot
 from bild_dist.evaluation.sweep.grid import front
 from bild_dist.evaluation.sweep.identity import finished, identity, prompts
@@ -126,11 +126,28 @@ def show(study: Study) -> None:
             f"(median {found['median']:.1%}, most {found['most']:.1%}).",
             soft_wrap=True,
         )
+    for line in _others(judged):
+        out.print(line, soft_wrap=True)
     spent = ", ".join(f"{stage} {ns / 1e9:.1f} s" for stage, ns in study.spent_ns.items())
     out.print(f"Time: {spent}.", soft_wrap=True)
     failed = [f"{one.id}: {one.type}: {one.message}" for one in study.failed]
     for line in [*written_by(study.environment), *failed]:
         out.print(line, soft_wrap=True)
+
+
+def _others(points: Sequence[Point]) -> list[str]:
+    """A warning where quality and time of a setting are not of the same texts."""
+    other = [(p.same_texts, p) for p in points if p.same_texts is not None and p.same_texts < 1]
+    if not other:
+        return []
+    other.sort(key=lambda pair: pair[0])
+    named = ", ".join(f"{point.setting.name} ({same:.0%})" for same, point in other[:MOST])
+    rest = f" and {len(other) - MOST} more" if len(other) > MOST else ""
+    return [
+        f"Of {len(other)} settings the texts that were timed are not all those that were judged (share of equal "
+        f"texts): {named}{rest}. Passes of other lengths round otherwise; far below 100 %, time and quality are of "
+        "different texts, and bild eval measures both on one."
+    ]
 
 
 def _sources(found: Mapping[str, int]) -> str:

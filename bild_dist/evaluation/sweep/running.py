@@ -81,6 +81,7 @@ class Stages:
         self._timed: dict[str, tuple[TextRecord, ...]] = {}
         self._readings: dict[str, tuple[Reading, ...]] = {}
         self._played: dict[str, tuple[Played, ...]] = {}
+        self._same: dict[str, list[bool | None]] = defaultdict(list)
         self._opening_ns = 0
         self._costs: Costs
 
@@ -293,23 +294,37 @@ class Stages:
                             # Who comes first changes, so that what follows a pause favours nobody.
                             turn = number % len(todo)
                             ran = await self._all(decoder, item, todo[turn:] + todo[:turn])
-                            self._journal.put(f"measured {item.id}", ran)
+                            self._journal.put(f"measured {item.id}", self._compared(ran, number))
                         bar.at(number)
         for item in self._items:
-            for name, ran in self._journal[f"measured {item.id}"].items():
-                found[name].append(Played(*ran))
+            for name, said in self._journal[f"measured {item.id}"].items():
+                # Earlier versions did not compare the texts.
+                old = isinstance(said, list)
+                found[name].append(Played(*(said if old else said["ran"])))
+                self._same[name].append(None if old else said["same"])
         self._spent["measure"] += now_ns() - started_ns
         return dict(found)
 
     @staticmethod
     async def _all(
         decoder: Decoder, item: Item, settings: Sequence[Setting]
-    ) -> dict[str, list[int]]:
+    ) -> dict[Setting, TextRecord]:
         """One item under every setting."""
-        return {
-            setting.name: list(counted(await timing.write(decoder, item, setting.options)))
-            for setting in settings
-        }
+        return {setting: await timing.write(decoder, item, setting.options) for setting in settings}
+
+    def _compared(self, ran: Mapping[Setting, TextRecord], number: int) -> dict[str, Any]:
+        """Passes and time of one item's texts by name, and whether each is the text that is judged. `number`: of
+        the item, from 1.
+        """
+        found, item = {}, self._items[number - 1]
+        for setting, text in ran.items():
+            if setting.options.mode is Mode.LARGE:
+                tokens = self._timed["large"][number - 1].tokens
+            else:
+                name = _written(item, rule(setting.options))
+                tokens = tuple(self._journal[name]["text"]["tokens"])
+            found[setting.name] = {"ran": list(counted(text)), "same": text.tokens == tokens}
+        return found
 
     def _finished(
         self, point: Point, texts: Mapping[Rule, Sequence[TextRecord]],
@@ -319,8 +334,14 @@ class Stages:
         source = MEASURED if name in walls else "counted" if _counts(options) else "own text"
         return dataclasses.replace(
             point, texts=texts[rule(options)], ran=tuple(walls.get(name, played[name])),
-            source=source,
+            source=source, same_texts=self._share(name),
         )  # fmt: skip
+
+    def _share(self, name: str) -> float | None:
+        """Of the texts that were timed, how many are those that were judged; None where nobody knows."""
+        said = self._same.get(name, [])
+        known = [one for one in said if one is not None]
+        return sum(known) / len(known) if known and len(known) == len(said) else None
 
     def _part(self, kind: str) -> Part:
         options = timing.of_kind(self._sweep.grid, kind)

@@ -54,7 +54,8 @@ class Point:
     where it was not. `ran`: passes and times of those texts. The passes are from `source`: "measured"
     (worker processes), "counted" (schedule `paper`, whose passes do not depend on time) or "own text"
     (the machine played over the text that was really written); the times were measured, or else played
-    over that text.
+    over that text. `same_texts`: of the texts that worker processes wrote, the share that are `texts`, which the
+    figures are of; None where none were, or nobody compared.
     """
 
     setting: Setting
@@ -62,6 +63,7 @@ class Point:
     texts: Sequence[TextRecord] = ()
     ran: tuple[Played, ...] = ()
     source: str = ""
+    same_texts: float | None = None
     figures: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -94,7 +96,7 @@ class Point:
         return {
             "setting": self.setting.as_dict(),
             "predicted": totals(self.played),
-            "run": {**totals(self.ran), "source": self.source} if self.ran else None,
+            "run": self._run() if self.ran else None,
             "gap": self.gap,
             "latency_ms": self.latency_ms,
             "figures": dict(self.figures),
@@ -102,6 +104,9 @@ class Point:
             "ran": [list(text) for text in self.ran],
             "texts": [dataclasses.asdict(text) for text in self.texts],
         }
+
+    def _run(self) -> dict[str, Any]:
+        return {**totals(self.ran), "source": self.source, "same_texts": self.same_texts}
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Self:
@@ -113,6 +118,7 @@ class Point:
             texts=tuple(TextRecord.from_dict(text) for text in found["texts"]),
             ran=tuple(Played(*text) for text in found["ran"]),
             source=(found["run"] or {}).get("source", ""),
+            same_texts=(found["run"] or {}).get("same_texts"),
             figures=figures.found,
         )
 
