@@ -23,7 +23,7 @@ from bild_dist.evaluation.sweep.identity import finished, identity, prompts
 from bild_dist.evaluation.sweep.journal import Journal
 from bild_dist.evaluation.sweep.options import asked, planned
 from bild_dist.evaluation.sweep.running import Stages, Sweep
-from bild_dist.evaluation.sweep.study import Point, Study
+from bild_dist.evaluation.sweep.study import Point, Study, measured
 
 if TYPE_CHECKING:
     from bild_dist.orchestrator.cli import InProcess
@@ -102,7 +102,7 @@ def show(study: Study) -> None:
         "setting",
         HEADS[study.metric],
         "95 %",
-        "latency / large",
+        "latency / large" if measured(judged) else "latency / large (predicted)",
         "large passes / token",
         "prediction off by",
     ):

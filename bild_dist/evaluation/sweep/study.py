@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -318,6 +318,11 @@ def _played(point: Point) -> Point:
     return dataclasses.replace(
         point, ran=tuple(one._replace(wall_ns=played.wall_ns) for one, played in ran)
     )
+
+
+def measured(points: Iterable[Point]) -> bool:
+    """Whether the times of all of them were measured; otherwise some are predicted."""
+    return {point.source for point in points} == {MEASURED}
 
 
 def per_token(texts: Sequence[Played]) -> float:

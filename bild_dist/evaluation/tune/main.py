@@ -27,7 +27,7 @@ from bild_dist.evaluation.sweep.identity import difference, identity, prompts
 from bild_dist.evaluation.sweep.main import swept
 from bild_dist.evaluation.sweep.options import Asked, asked, grid_options, planned
 from bild_dist.evaluation.sweep.running import Sweep
-from bild_dist.evaluation.sweep.study import Study
+from bild_dist.evaluation.sweep.study import MEASURED, Study
 from bild_dist.evaluation.tune import settings
 from bild_dist.evaluation.tune.choice import Choice, Evidence, Floor, bounds, chosen
 from bild_dist.orchestrator.cli import Parser
@@ -141,21 +141,25 @@ class Tune:
         found = chosen(evidence, check=len(test.items), confidence=plan.confidence)
         if found.passed == 0:
             return self._nothing(study, evidence, len(test.items))
-        self._say(f"Chosen of {len(evidence.names)} settings, {found.passed} of which pass: "
-                  f"{found.name}, {found.speed:.2f} times the speed of large.")  # fmt: skip
+        points = {point.setting.name: point for point in study.points}
+        timed = found.place is None or points[found.name].source == MEASURED
+        self._say(f"Chosen of {len(evidence.names)} settings, {found.passed} of which pass: {found.name}, "
+                  f"{found.speed:.2f} times the speed of large{'' if timed else ' (predicted)'}.")  # fmt: skip
         if found.place is None:
             lines = ["No setting that passes is faster than the large model alone on this machine."]
             self._say(lines[0])
             return self._write(study, self._alone(study), lines)
-        setting = next(p.setting for p in study.points if p.setting.name == found.name)
+        setting = points[found.name].setting
         checked = self._checked(test, setting)
         lines, met, speed = self._verdict(found, checked)
         for line in lines:
             self._say(line)
         if not met:
-            self._say("The check did not confirm it, so nothing is written: take more texts (--count) or a "
-                      "lower floor, or mode exact, whose text is the large model's own.")  # fmt: skip
-            return 1
+            self._say("The check did not confirm it, so nothing is written. Take more texts (--count, --test-count) "
+                      "or another --test-split. A second choice that is checked on these same texts is worth less: of "
+                      "several tries one passes by luck. Or take mode exact, whose text is the large model's own, or "
+                      "a lower floor.")  # fmt: skip
+            return self._none()
         if speed < 1:
             lines.append(
                 f"{setting.name} was slower than the large model alone in the check, so that is taken."
@@ -294,6 +298,15 @@ class Tune:
         self._say("Mode exact writes the large model's own text, faster where drafting pays; mode large is that "
                   "model alone: bild generate --mode exact. Or give more texts (--count), higher --alpha-fb and "
                   "lower --alpha-rb, or a lower floor.")  # fmt: skip
+        return self._none()
+
+    def _none(self) -> int:
+        """No answer: says so of a file that holds one of an earlier run. Exit code as `main`."""
+        out = self._plan.asked.out
+        if out.exists():
+            self._say(
+                f"{out} is of an earlier run, and no answer to this one: it was left as it is."
+            )
         return 1
 
     def _checked(self, test: Sweep, setting: Setting) -> Study:
