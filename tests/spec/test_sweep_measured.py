@@ -10,9 +10,11 @@ import pytest
 
 from bild_dist.app import inproc
 from bild_dist.evaluation.sweep import main as command
+from bild_dist.evaluation.sweep import timing
 from bild_dist.evaluation.sweep.journal import Journal
 from bild_dist.evaluation.sweep.running import Stages
 from bild_dist.orchestrator import dispatcher
+from bild_dist.simulator import Costs
 from tests.spec.test_sweep import GRID, swept, words, written
 
 
@@ -84,3 +86,51 @@ def test_a_measurement_of_an_earlier_version_goes_on(
         assert command.main(words(task, *GRID, "--measure"), inproc) == 130
     study = swept(task, *GRID, "--measure")
     assert {(point.source, point.same_texts) for point in study.points} == {("measured", None)}
+
+
+def test_latencies_are_called_what_they_are(task: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Predicted unless all were measured; then the file and the command say how far predictions were off, without
+    the setting whose text was read.
+    """
+    swept(task, *GRID)
+    assert "(predicted)" in capsys.readouterr().out
+    task.with_name("sweep.json").unlink()
+    study = swept(task, *GRID, "--measure")
+    said = capsys.readouterr().out
+    assert "(predicted)" not in said
+    assert "So do latencies in units of large, for " in said
+    for kind, settings in (("middle", 3), ("large", 4)):
+        found = study.difference[kind]
+        assert found["settings"] == found["latency"]["settings"] == settings
+        assert found["latency"]["median"] <= found["latency"]["most"]
+
+
+def test_a_prediction_that_is_too_long_is_said_to_be(
+    task: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a text takes besides its passes cannot be less than nothing: it is cut at 0, and not in silence."""
+
+    async def slow(_: Any) -> Costs:
+        return Costs(small_ns=10**9, large_ns=10**9)
+
+    monkeypatch.setattr(timing, "measured", slow)
+    study = swept(task, *GRID)
+    assert study.costs["opening_ns"] == 0 > study.costs["residual_ns"]
+    assert "predicted latencies are too long by about that much" in capsys.readouterr().out
+
+
+def test_who_comes_first_changes_in_the_recorded_run(
+    task: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that what follows a pause favours none of the three."""
+    whole, firsts = timing._item, []
+
+    async def told(decoder: Any, item: Any, *given: Any) -> Any:
+        found = await whole(decoder, item, *given)
+        firsts.append(next(iter(found)))
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(timing, "_item", told)
+        swept(task, *GRID)
+    assert sorted(firsts) == ["large", "middle", "small"]

@@ -14,7 +14,7 @@ from bild_dist.evaluation.run.record import TextRecord
 from bild_dist.evaluation.sweep import timing
 from bild_dist.evaluation.sweep.grid import Grid, rule
 from bild_dist.evaluation.sweep.replay import Marks, replay
-from bild_dist.evaluation.sweep.study import MEASURED, Point, Study
+from bild_dist.evaluation.sweep.study import MEASURED, Point, Study, totals
 from bild_dist.simulator import Costs
 from bild_dist.types import Mode
 
@@ -43,29 +43,42 @@ def judged(study: Study, points: Sequence[Point], metrics: Sequence[Metric]) -> 
     return dataclasses.replace(study, points=found, **parts)
 
 
-def difference(study: Study, grid: Grid, costs: Costs) -> dict[str, Any]:
-    """Large passes a token, predicted from each of the recorded texts, against those that ran. A setting that
-    was played over the very text that was read is no prediction, and does not count.
+def difference(study: Study, grid: Grid, alone_ns: float) -> dict[str, Any]:
+    """Large passes a token, predicted from each of the recorded texts, against those that ran, and under
+    `latency` the times in units of the large model's, where they were measured. A setting that was played over
+    the very text that was read is no prediction, and does not count.
+
+    `alone_ns`: mean time of the large model alone in the recorded run, which predicted times are of.
     """
     found = {}
+    costs = Costs(**{spec.name: study.costs[spec.name] for spec in dataclasses.fields(Costs)})
     ran = [p for p in study.points if p.ran and p.setting.options.mode in (Mode.BILD, Mode.EXACT)]
     for kind, said in study.readings.items():
         marks = [Marks.of(reading) for reading in said]
         read = rule(timing.of_kind(grid, kind))
         sources: Counter[str] = Counter()
-        passes = []
+        passes, times = [], []
         for point in ran:
             options = point.setting.options
             if rule(options) == read and (point.source != MEASURED or options == grid.middle):
                 continue
             if kind != study.recorded:
-                played = tuple(replay(marks, options, costs))
+                opening = study.costs["opening_ns"]
+                played = tuple(
+                    text._replace(wall_ns=text.wall_ns + opening)
+                    for text in replay(marks, options, costs)
+                )
                 point = dataclasses.replace(point, played=played)
             if point.gap is not None:
                 passes.append(point.gap)
                 sources[point.source] += 1
+            if point.source == MEASURED:
+                predicted = totals(point.played)["latency_ms"] * 1e6 / alone_ns
+                times.append(predicted * study.large_ms / point.latency_ms - 1)
         if passes:
             found[kind] = {"sources": dict(sources), **_spread(passes)}
+            if times:
+                found[kind]["latency"] = _spread(times)
     return found
 
 

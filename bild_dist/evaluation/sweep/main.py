@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -119,20 +119,39 @@ def show(study: Study) -> None:
     table.add_row("large", f"{own['value']:.2f}", f"{own['low']:.2f} to {own['high']:.2f}",
                   "1.00", "1.000", "")  # fmt: skip
     out.print(table)
-    for kind, found in study.difference.items():
-        out.print(
-            f"Predicted from the {kind} text, large passes a token lie within 10 % of those "
-            f"{_sources(found['sources'])} for {found['within_10_percent']:.0%} of {found['settings']} settings "
-            f"(median {found['median']:.1%}, most {found['most']:.1%}).",
-            soft_wrap=True,
-        )
-    for line in _others(judged):
+    for line in [*_worth(study), *_others(judged)]:
         out.print(line, soft_wrap=True)
     spent = ", ".join(f"{stage} {ns / 1e9:.1f} s" for stage, ns in study.spent_ns.items())
     out.print(f"Time: {spent}.", soft_wrap=True)
     failed = [f"{one.id}: {one.type}: {one.message}" for one in study.failed]
     for line in [*written_by(study.environment), *failed]:
         out.print(line, soft_wrap=True)
+
+
+def _worth(study: Study) -> list[str]:
+    """What predictions are worth."""
+    lines = []
+    for kind, found in study.difference.items():
+        lines.append(
+            f"Predicted from the {kind} text, large passes a token lie within 10 % of those "
+            f"{_sources(found['sources'])} {_spread(found)}."
+        )
+        if "latency" in found:
+            lines.append(f"So do latencies in units of large, {_spread(found['latency'])}.")
+    cut_ns = study.costs.get("residual_ns", 0)
+    if cut_ns < 0:
+        lines.append(
+            f"The recorded texts took {-cut_ns / 1e6:.1f} ms less (median) than their passes, which were timed behind "
+            "them: predicted latencies are too long by about that much. --measure takes the place of predictions."
+        )
+    return lines
+
+
+def _spread(found: Mapping[str, Any]) -> str:
+    return (
+        f"for {found['within_10_percent']:.0%} of {found['settings']} settings (median {found['median']:.1%}, "
+        f"most {found['most']:.1%})"
+    )
 
 
 def _others(points: Sequence[Point]) -> list[str]:

@@ -9,6 +9,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
+from statistics import mean
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -82,7 +83,7 @@ class Stages:
         self._readings: dict[str, tuple[Reading, ...]] = {}
         self._played: dict[str, tuple[Played, ...]] = {}
         self._same: dict[str, list[bool | None]] = defaultdict(list)
-        self._opening_ns = 0
+        self._opening_ns = self._residual_ns = 0
         self._costs: Costs
 
     async def run(self) -> Study:
@@ -99,6 +100,7 @@ class Stages:
             self._spent["record"] += now_ns() - started_ns
         failed = self._take()
         self._costs = Costs(**journal["costs"])
+        alone_ns = mean([text.wall_ns for text in self._timed["large"]])
         async with remembered(sweep.config, Memory()) as pair:
             await self._read(pair)
             settings = sweep.grid.settings()
@@ -124,11 +126,12 @@ class Stages:
             task=sweep.task, split=sweep.split, metric=sweep.main, items=self._items,
             large=self._part("large"), small=self._part("small"), middle=self._part("middle"),
             readings=self._readings, recorded=sweep.recorded, failed=tuple(failed),
-            costs=dataclasses.asdict(self._costs) | {"opening_ns": self._opening_ns},
+            costs=dataclasses.asdict(self._costs)
+            | {"opening_ns": self._opening_ns, "residual_ns": self._residual_ns},
             models=models, environment=self._environment, spent_ns=dict(self._spent),
         )  # fmt: skip
         study = judged(study, finished, sweep.metrics)
-        return dataclasses.replace(study, difference=difference(study, sweep.grid, self._costs))
+        return dataclasses.replace(study, difference=difference(study, sweep.grid, alone_ns))
 
     def _take(self) -> list[Failure]:
         """What the recorded run left. An item without its three texts is left out everywhere."""
@@ -185,7 +188,8 @@ class Stages:
         ]
         # Encoding, prefill and the orchestrator: what the virtual clock leaves out. The median, since
         # one text that another program held up says nothing about the others.
-        self._opening_ns = max(0, round(float(np.median(gaps))))
+        self._residual_ns = round(float(np.median(gaps)))
+        self._opening_ns = max(0, self._residual_ns)
         with Bar("replay", len(settings)) as bar:
             for number, setting in enumerate(settings, start=1):
                 texts = marks[self._sweep.recorded]

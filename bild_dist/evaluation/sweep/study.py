@@ -128,7 +128,8 @@ class Study:
     """A sweep. `large`, `small` and `middle` are the measured texts that it rests on, in the order of
     `items`; `readings` by the name of the text that was read ("middle" and "large"), and `recorded`
     says which of them the predictions were made from. `costs`: ns, fields of `simulator.Costs`, and
-    `opening_ns`, what a text takes beside its passes. `spent_ns`: time of each stage.
+    `opening_ns`, what a text takes beside its passes: `residual_ns`, or 0 where that is negative.
+    `spent_ns`: time of each stage.
     """
 
     task: str
@@ -197,8 +198,9 @@ class Study:
         values["failed"] = tuple(Failure.from_dict(failure) for failure in found["failed"])
         for kind, said in found["difference"].items():
             known = Fields.of(said, f"difference.{kind}")
-            for name in ("settings", "within_10_percent", "median", "most"):
-                known.number(name)
+            for part in (known, *([known.object("latency")] if "latency" in said else [])):
+                for name in ("settings", "within_10_percent", "median", "most"):
+                    part.number(name)
         values["readings"] = {
             name: tuple(Reading.from_dict(reading) for reading in read)
             for name, read in found["readings"].items()
