@@ -6,7 +6,6 @@ import dataclasses
 import json
 import sys
 import threading
-import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -380,23 +379,3 @@ def test_a_setting_that_lacks_texts_is_refused(whole: tuple[Study, Path], tmp_pa
     dataclasses.replace(study, points=tuple(short)).write(file)
     with pytest.raises(ConfigError, match=f"{study.points[0].setting.name} has 2 texts for 3"):
         Study.read(file)
-
-
-def test_a_journal_holds_no_piece(tmp_path: Path) -> None:
-    """However many there are, what is held is where they begin; what somebody else changed is refused."""
-    path = tmp_path / "a.jsonl"
-    journal = Journal(path, {"task": "one"})
-    for number in range(20):
-        journal.put(str(number), {"text": "x" * 100_000, "number": number})
-    tracemalloc.start()
-    try:
-        again = Journal(path, {"task": "one"})
-        total = sum(again[str(number)]["number"] for number in range(20))
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert total == sum(range(20))
-    assert peak < 1_000_000
-    path.write_text('{"task": "one"}\n{"key": "other", "value": 1}\n')
-    with pytest.raises(ConfigError, match="was changed while a run used it"):
-        again["19"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from bild_dist.app import inproc
+from bild_dist.errors import ConfigError
 from bild_dist.evaluation.bench import usage
 from bild_dist.evaluation.sweep import main as command
 from bild_dist.evaluation.sweep.journal import Journal
@@ -114,3 +116,23 @@ def test_a_sweep_of_an_earlier_version_goes_on(task: Path) -> None:
     file.unlink()
     assert swept(task, *GRID).points
     assert not journal.exists()
+
+
+def test_a_journal_holds_no_piece(tmp_path: Path) -> None:
+    """However many there are, what is held is where they begin; what somebody else changed is refused."""
+    path = tmp_path / "a.jsonl"
+    journal = Journal(path, {"task": "one"})
+    for number in range(20):
+        journal.put(str(number), {"text": "x" * 100_000, "number": number})
+    tracemalloc.start()
+    try:
+        again = Journal(path, {"task": "one"})
+        total = sum(again[str(number)]["number"] for number in range(20))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert total == sum(range(20))
+    assert peak < 1_000_000
+    path.write_text('{"task": "one"}\n{"key": "other", "value": 1}\n')
+    with pytest.raises(ConfigError, match="was changed while a run used it"):
+        again["19"]
