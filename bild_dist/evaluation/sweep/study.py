@@ -120,7 +120,8 @@ class Study:
     """A sweep. `large`, `small` and `middle` are the measured texts that it rests on, in the order of
     `items`; `readings` by the name of the text that was read ("middle" and "large"), and `recorded`
     says which of them the predictions were made from. `costs`: ns, fields of `simulator.Costs`, and
-    `opening_ns`, what a text takes beside its passes. `spent_ns`: time of each stage.
+    `opening_ns`, what a text takes beside its passes. `spent_ns`: time of each stage,
+    over all starts of the command.
     """
 
     task: str

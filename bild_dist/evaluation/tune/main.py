@@ -27,6 +27,7 @@ from bild_dist.evaluation.sweep.main import fingerprint, identity, prompts, swep
 from bild_dist.evaluation.sweep.options import Asked, asked, grid_options, planned
 from bild_dist.evaluation.sweep.running import Sweep
 from bild_dist.evaluation.sweep.study import Study
+from bild_dist.evaluation.tasks.base import HALVES
 from bild_dist.evaluation.tune import settings
 from bild_dist.evaluation.tune.choice import Choice, Evidence, Floor, bounds, chosen
 from bild_dist.orchestrator.cli import Parser
@@ -196,8 +197,8 @@ class Tune:
                 "check on the other takes at least 4"
             )
         return (
-            dataclasses.replace(validation, items=validation.items[::2], split="even items"),
-            dataclasses.replace(validation, items=validation.items[1::2], split="odd items"),
+            dataclasses.replace(validation, items=validation.items[::2], split=HALVES[0]),
+            dataclasses.replace(validation, items=validation.items[1::2], split=HALVES[1]),
         )
 
     def _swept(self, sweep: Sweep, part: str) -> Study:
