@@ -295,6 +295,8 @@ class Stages:
             opening = running.opened(self._sweep.config, {}, self._inproc)
             with Bar("measuring", len(self._items)) as bar:
                 async with opening as decoder:
+                    # Otherwise each would begin as if it were its first text.
+                    decoder.expect(len(todo))
                     await running.warm_up(decoder, self._items[:1], options)
                     for number, item in enumerate(self._items, start=1):
                         if f"measured {item.id}" not in self._journal:
