@@ -30,7 +30,9 @@ def test_a_setting_is_timed_with_what_it_has_learned(
     with monkeypatch.context() as patch:
         patch.setattr(dispatcher, "FORECASTS", 2)
         patch.setattr(Stages, "_all", staticmethod(told))
-        swept(task, "--alpha-fb", ".3,.8", "--alpha-rb", "1,4", "--schedule", "through", "--measure")
+        swept(
+            task, "--alpha-fb", ".3,.8", "--alpha-rb", "1,4", "--schedule", "through", "--measure"
+        )
     assert len(kept) == 3
     assert len(kept[0]) == 5  # the settings, and large
     assert kept[0] == kept[1] == kept[2]
