@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from bild_dist.evaluation.report import swept
 from bild_dist.evaluation.report.files import Found, read
 from bild_dist.evaluation.report.main import main
 from bild_dist.evaluation.report.report import Section, sections
+from bild_dist.evaluation.run.options import planned as evaluated
 from bild_dist.evaluation.run.record import Setting
 from bild_dist.evaluation.sweep import main as sweep
 from bild_dist.evaluation.sweep.grid import front
 from bild_dist.evaluation.sweep.study import Study, is_one
+from bild_dist.evaluation.tasks.base import HALVES
 from bild_dist.types import Options, Schedule
 
 SPEC = "seed=1&f=0.3&end=0.03"
@@ -106,6 +109,28 @@ def test_predicted_latencies_are_called_so(part: Section, study: Study) -> None:
     (other,) = sections(Found(sweeps=[replace(study, points=timed)]), {})
     assert not any("predicted" in note for note in other.notes)
     assert "(predicted)" not in other.charts[0].svg
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_of_a_half_the_split_is_named_that_eval_knows(half: str, study: Study) -> None:
+    """`bild tune` gives halves of a split names that no task has; what the report suggests is taken."""
+    lines = Path(study.task).read_text("utf-8").splitlines()
+    other = json.dumps({"id": "elsewhere", "prompt": "another text", "split": "first"})
+    named = [json.dumps({**json.loads(line), "split": "second"}) for line in lines]
+    task = Path(study.task).with_name("splits.jsonl")
+    task.write_text("\n".join([other, *named]) + "\n", "utf-8")
+    (part,) = sections(Found(sweeps=[replace(study, task=str(task), split=half)]), {})
+    lack = next(lack for lack in part.lacks if lack.what.startswith("All other"))
+    words = shlex.split(lack.command)
+    assert words[:2] == ["bild", "eval"]
+    out = str(task.with_name("FILE.json"))
+    plan = evaluated([*words[2:-1], out])
+    assert plan.split == "second"
+    assert {item.id for item in study.items} <= {item.id for item in plan.task.items(plan.split)}
+    assert "both halves" in lack.what
+    task.unlink()
+    (part,) = sections(Found(sweeps=[replace(study, task=str(task), split=half)]), {})
+    assert not any("--split" in lack.command for lack in part.lacks)
 
 
 def test_what_was_not_written_is_in_no_figure(study: Study) -> None:

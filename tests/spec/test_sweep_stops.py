@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bild_dist.app import inproc
-from bild_dist.evaluation.sweep import aside
+from bild_dist.evaluation.sweep import aside, running
 from bild_dist.evaluation.sweep import main as command
 from bild_dist.evaluation.sweep.journal import Journal
 from bild_dist.evaluation.sweep.running import Stages
@@ -79,3 +79,23 @@ def test_a_prediction_that_is_stopped_ends_with_its_setting(
         assert command.main(words(task, *GRID), inproc) == 130
     assert len(asked) == 1
     assert swept(task, *GRID).points
+
+
+def test_what_a_stage_took_adds_up_over_starts(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep that was interrupted has cost what all of its starts cost, the interrupted ones too."""
+    put, ticks = Journal.put, iter(range(10**15, 10**18, 10**9))
+
+    def stopped(self: Journal, name: str, value: Any) -> None:
+        if name == "read t2":
+            raise KeyboardInterrupt
+        put(self, name, value)
+
+    with monkeypatch.context() as patch:
+        # Each look at the clock is a second later, so a stage takes one a start.
+        patch.setattr(running, "now_ns", lambda: next(ticks))
+        with monkeypatch.context() as inner:
+            inner.setattr(Journal, "put", stopped)
+            assert command.main(words(task, *GRID), inproc) == 130
+        study = swept(task, *GRID)
+    seconds = {stage: ns // 10**9 for stage, ns in study.spent_ns.items()}
+    assert seconds == {"record": 2, "read": 2, "replay": 1, "write": 1}

@@ -110,6 +110,10 @@ class Resamples:
     def interval(self, marks: Marks) -> tuple[float, float]:
         return percentiles(self.scores(marks))
 
+    def difference(self, marks: Marks, base: Marks) -> tuple[float, float]:
+        """Of the figure less the base's, on the same items."""
+        return percentiles(self.scores(marks) - self.scores(base))
+
 
 def percentiles(values: Array) -> tuple[float, float]:
     """The middle 95 % of the values."""

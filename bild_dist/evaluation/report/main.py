@@ -43,7 +43,7 @@ def _main(argv: Sequence[str]) -> int:
         raise ConfigError(f"{asked.out} cannot be written: {error.strerror or error}") from None
     err = Console(stderr=True, highlight=False, markup=False, emoji=False)
     for part in parts:
-        numbers = [f"table {t.number}" if t.number else t.title for t in part.tables]
+        numbers = [table.label for table in part.tables]
         numbers += [f"figure {c.number}" for c in part.charts]
         numbers += ["figure 9"] if part.texts else []
         err.print(

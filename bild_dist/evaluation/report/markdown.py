@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from bild_dist.evaluation.report.cells import Table
 from bild_dist.evaluation.report.report import Section
-from bild_dist.evaluation.report.tables import Table
 from bild_dist.evaluation.report.texts import MEANING, SIGNS
 from bild_dist.evaluation.run.files import write_whole
 
@@ -23,7 +23,9 @@ def written(parts: Sequence[Section], folder: Path, name: str = "report.md") -> 
         lines += [f"## {escaped(part.title)}", ""]
         lines += [f"Measured on: {escaped(_joined(part.ran_on))}.", ""] if part.ran_on else []
         for table in part.tables:
-            lines += [f"### {escaped(table.heading)}", "", *_table(table), ""]
+            lines += [f"### {escaped(table.heading)}", ""]
+            lines += [*(f"- {escaped(said)}" for said in table.says), ""] if table.says else []
+            lines += [*_table(table), ""]
             lines += [escaped(table.note), ""]
         for chart in part.charts:
             file = folder / f"figure-{chart.number}-{number}.svg"

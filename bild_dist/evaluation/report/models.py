@@ -18,6 +18,7 @@ from bild_dist.errors import ConfigError
 from bild_dist.evaluation.costs.shapes import Shape, shape_at
 from bild_dist.evaluation.run.record import Record
 from bild_dist.evaluation.tasks import registry
+from bild_dist.evaluation.tasks.base import Item
 from bild_dist.model import hub, pairs
 from bild_dist.types import Role
 
@@ -37,21 +38,16 @@ class Models:
     tokenizer: Any = None
     complaints: tuple[str, ...] = ()
 
-    def lengths(self, record: Record) -> dict[str, int]:
-        """Tokens of the prompts of a run, by the id of their item: its task is read again, without what
-        stands around a text (prefix, template, chat template). Empty where that is not possible.
+    def lengths(self, record: Record, items: Mapping[str, Item]) -> dict[str, int]:
+        """Tokens of the prompts of a run, by the id of their item, without what stands around a text
+        (prefix, template, chat template). Empty where the tokenizer or the items are not there.
         """
         if self.tokenizer is None:
             return {}
-        wanted = {text.id for text in record.texts}
-        try:
-            items = registry.find(record.task).items(record.split)
-        except (ConfigError, ImportError):
-            return {}
         return {
-            item.id: len(self.tokenizer.encode(item.prompt).ids)
-            for item in items
-            if item.id in wanted
+            text.id: len(self.tokenizer.encode(items[text.id].prompt).ids)
+            for text in record.texts
+            if text.id in items
         }
 
     def pieces(self, tokens: Sequence[int]) -> list[str] | None:
@@ -65,6 +61,14 @@ class Models:
             found.append(whole[len(shown) :] if whole.startswith(shown) else "")
             shown = max(shown, whole, key=len)
         return found
+
+
+def items_of(task: str, split: str) -> dict[str, Item]:
+    """The items of a task by id, read again. Empty where that is not possible."""
+    try:
+        return {item.id: item for item in registry.find(task).items(split)}
+    except (ConfigError, ImportError):
+        return {}
 
 
 def models_of(record: Record, given: Mapping[Role, str]) -> Models:

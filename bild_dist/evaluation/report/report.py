@@ -10,14 +10,16 @@ from typing import Any, Final
 from bild_dist.evaluation.costs.bill import Bill, bill_of
 from bild_dist.evaluation.costs.work import Meter
 from bild_dist.evaluation.report import swept
+from bild_dist.evaluation.report.cells import Table
 from bild_dist.evaluation.report.charts import Chart, charts, grid_charts
 from bild_dist.evaluation.report.files import Found
-from bild_dist.evaluation.report.models import Models, models_of
-from bild_dist.evaluation.report.runs import Key, Study, studies
-from bild_dist.evaluation.report.tables import Table, tables
+from bild_dist.evaluation.report.models import Models, items_of, models_of
+from bild_dist.evaluation.report.runs import Key, Kind, Study, studies
+from bild_dist.evaluation.report.tables import tables
 from bild_dist.evaluation.report.texts import Shown, shown
 from bild_dist.evaluation.sweep.study import Study as Sweep
-from bild_dist.types import Role
+from bild_dist.evaluation.tasks.base import Item
+from bild_dist.types import Options, Role
 
 TEXTS: Final = 6
 """Coloured texts of a study."""
@@ -82,8 +84,16 @@ def of_sweep(sweep: Sweep, given: Mapping[Role, str], texts: int) -> Section:
         )
         how = str(sweep.environment.get("command", "bild sweep ..."))
         lacks.append(Lack("Measured latencies", f"{how} --measure"))
-    evaluated = f"bild eval --task {shlex.quote(sweep.task)} --split {shlex.quote(sweep.split)}"
-    lacks.append(Lack("All other tables and figures", f"{evaluated} --out FILE.json"))
+    split = swept.split_of(sweep)
+    evaluated = f"bild eval --task {shlex.quote(sweep.task)}"
+    evaluated += f" --split {shlex.quote(split)}" if split else ""
+    both = "" if split == sweep.split else ", over both halves"
+    lacks.append(
+        Lack(
+            f"All other tables and figures{both}",
+            f"{evaluated} --small S --large L --out FILE.json",
+        )
+    )
     return Section(
         study.title,
         _ran_on(study),
@@ -98,9 +108,10 @@ def of_sweep(sweep: Sweep, given: Mapping[Role, str], texts: int) -> Section:
 def section(study: Study, given: Mapping[Role, str], texts: int) -> Section:
     """One study. Raises as `sections`."""
     models = models_of(study.rows[0].record, given)
-    bills = _bills(study, models, given)
-    drawn = charts(study, bills)
-    listed = tables(study, models.shapes)
+    needed = models.shapes or study.of(Kind.REJECTION)
+    items = items_of(study.task, study.split) if needed else {}
+    drawn = charts(study, _bills(study, models, given, items))
+    listed = tables(study, models.shapes, items)
     told = shown(study, models, texts)
     notes = [*models.complaints, *_failed(study)]
     if any(chart.number == 8 for chart in drawn):
@@ -118,7 +129,9 @@ def section(study: Study, given: Mapping[Role, str], texts: int) -> Section:
     )
 
 
-def _bills(study: Study, models: Models, given: Mapping[Role, str]) -> dict[Key, Bill]:
+def _bills(
+    study: Study, models: Models, given: Mapping[Role, str], items: Mapping[str, Item]
+) -> dict[Key, Bill]:
     """What rows cost, by their key, as far as shapes and prompts are known."""
     first = study.rows[0].small
     found, known = {}, {first: models}
@@ -137,7 +150,7 @@ def _bills(study: Study, models: Models, given: Mapping[Role, str]) -> dict[Key,
             role: Meter.of(shape, str(said.get(role.value, {}).get("dtype", "float32")))
             for role, shape in own.shapes.items()
         }
-        bill = bill_of(row.part, meters, own.lengths(row.record))
+        bill = bill_of(row.part, meters, own.lengths(row.record, items))
         if bill.texts:
             found[row.key] = bill
     return found
@@ -173,12 +186,22 @@ def _failed(study: Study) -> list[str]:
     ]
 
 
+def _draws(study: Study) -> str:
+    """Options that make further runs draw as these do: else they would stand in another section."""
+    options = study.rows[0].options
+    names = ("temperature", "top_k", "top_p", "seed")
+    values = [(name, getattr(options, name)) for name in names]
+    said = [f" --{n.replace('_', '-')} {v}" for n, v in values if v != getattr(Options(), n)]
+    return "".join(said) if study.drawn else ""
+
+
 def _lacks(
     study: Study, listed: Sequence[Table], drawn: Sequence[Chart], told: Sequence[Shown]
 ) -> list[Lack]:
     have = {table.number for table in listed}
     figures = {chart.number for chart in drawn}
     base = f"bild eval --task {shlex.quote(study.task)} --split {study.split} --small S --large L"
+    base += _draws(study)
     many = "bild eval with --alpha-fb .5 .. .9 and --alpha-rb 1 .. 10, a record each"
     found = [
         (1, "Table 1, quality and speed", f"{base} --alpha-fb 0.6 --alpha-rb 2 --out FILE.json"),
@@ -192,7 +215,9 @@ def _lacks(
         (
             5,
             "Table 5, nucleus sampling",
-            f"{base} --baseline nucleus --out FILE.json",
+            f"{base} --alpha-fb 0.6 --alpha-rb 2 --out FILE.json"
+            if study.drawn
+            else f"{base} --baseline nucleus --out FILE.json",
         ),
     ]
     # Table 5 stands where table 1 would, for studies of texts that were drawn.
@@ -202,6 +227,9 @@ def _lacks(
     ]
     if not study.drawn:
         lacks += [Lack(what, how) for number, what, how in found if number == unfit]
+    if 3 in have and not study.of(Kind.EXACT):
+        exact = f"{base} --baseline exact --out FILE.json"
+        lacks.append(Lack("Mode exact in table 3b", exact))
     charted = [
         (
             2,

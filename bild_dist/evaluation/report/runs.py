@@ -238,9 +238,7 @@ class _Group:
     @classmethod
     def of(cls, record: Record) -> _Group:
         options = record.setting.options
-        drawn = f"temperature {options.temperature:g}" if options.temperature else ""
-        if drawn and options.top_p < 1:
-            drawn = f"nucleus p = {options.top_p:g}"
+        drawn = _drawn(options)
         ids = [text.id for text in record.texts] + [failure.id for failure in record.failed]
         large = model_of(record, Role.LARGE)
         asked = str(record.environment.get("items", ""))
@@ -251,6 +249,17 @@ class _Group:
     def looks(self) -> tuple[str, str, str, str]:
         """What the title says."""
         return (self.task, self.split, self.large, self.drawn)
+
+
+def _drawn(options: Options) -> str:
+    """How texts are drawn; empty where the most likely token is written."""
+    if not options.temperature:
+        return ""
+    words = [f"top {options.top_k}"] if options.top_k else []
+    words += [f"nucleus p = {options.top_p:g}"] if options.top_p < 1 else []
+    if options.temperature != 1 or not words:
+        words.insert(0, f"temperature {options.temperature:g}")
+    return ", ".join(words)
 
 
 def studies(records: Iterable[Record]) -> list[Study]:

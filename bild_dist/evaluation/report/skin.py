@@ -94,6 +94,7 @@ tables 2 to 4 have this report's own.</p>
 {% endif %}
 {% for table in part.tables %}
 <h3>{{ table.heading }}</h3>
+{% if table.says %}<ul>{% for said in table.says %}<li>{{ said }}</li>{% endfor %}</ul>{% endif %}
 <div class="scroll" tabindex="0" role="region" aria-label="{{ table.heading }}">
 <table>
 <thead><tr>{% for cell in table.head %}<th scope="col">{{ cell }}</th>{% endfor %}</tr></thead>

@@ -12,12 +12,15 @@ from typing import Any, Final
 
 import numpy as np
 
+from bild_dist.errors import ConfigError
 from bild_dist.evaluation.metrics.base import Marks, Resamples, ratio
+from bild_dist.evaluation.report.cells import Table, interval
 from bild_dist.evaluation.report.runs import Kind, Row, Study, model_of
-from bild_dist.evaluation.report.tables import Table, interval
 from bild_dist.evaluation.run.record import Part, Record, TextRecord
 from bild_dist.evaluation.sweep import study as sweeps
 from bild_dist.evaluation.sweep.grid import front
+from bild_dist.evaluation.tasks import registry
+from bild_dist.evaluation.tasks.base import HALVES
 from bild_dist.types import Mode, Role
 
 _ACROSS: Final = "latency, relative to the large model alone"
@@ -59,6 +62,21 @@ def study_of(sweep: sweeps.Study, texts: int) -> Study:
     across = _ACROSS if measured(sweep) else f"{_ACROSS} (predicted)"
     large = model_of(base, Role.LARGE)
     return Study(sweep.task, sweep.split, large, "", sweep.metric, tuple(rows), count, across)
+
+
+def split_of(sweep: sweeps.Study) -> str:
+    """The split that the texts are of, as `bild eval` knows it: `bild tune` halves one and gives each half a
+    name of its own. Empty where the task would know and is not here.
+    """
+    if sweep.split not in HALVES:
+        return sweep.split
+    ids = {item.id for item in sweep.items}
+    try:
+        task = registry.find(sweep.task)
+        found = (split for split in task.splits if ids <= {item.id for item in task.items(split)})
+        return next(found, "")
+    except ConfigError:
+        return ""
 
 
 def _kind(mode: Mode, small: str) -> Kind:

@@ -8,6 +8,7 @@ import asyncio
 import dataclasses
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from statistics import mean
 from typing import TYPE_CHECKING, Any, Final
@@ -46,6 +47,8 @@ NEAR: Final = 0.1
 RECORDED: Final = ("middle", "large")
 """Texts that are read, and that predictions can be made from."""
 _ALONE: Final = (Mode.LARGE, Mode.SMALL)
+_SPENT: Final = "spent"
+"""Under which name the journal has the time of each stage, ns; its last line of that name counts."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +81,9 @@ class Stages:
         self._journal = journal
         self._environment = environment
         self._spent: dict[str, int] = defaultdict(int)
+        if _SPENT in journal:
+            # Earlier starts count too.
+            self._spent.update(journal[_SPENT])
         self._items: tuple[Item, ...] = ()
         self._timed: dict[str, tuple[TextRecord, ...]] = {}
         self._readings: dict[str, tuple[Reading, ...]] = {}
@@ -93,25 +99,27 @@ class Stages:
             BildError: a worker failed, or nothing could be written.
         """
         sweep, journal = self._sweep, self._journal
-        with Bar("recorded run", len(sweep.items)) as bar:
-            started_ns = now_ns()
+        with self._timing("record"), Bar("recorded run", len(sweep.items)) as bar:
             opening = running.opened(sweep.config, {}, self._inproc)
             models = await timing.record(opening, sweep.grid, sweep.items, journal, bar.at)
-            self._spent["record"] += now_ns() - started_ns
         failed = self._take()
         self._costs = Costs(**journal["costs"])
         alone_ns = mean([text.wall_ns for text in self._timed["large"]])
         async with remembered(sweep.config, Memory()) as pair:
-            await self._read(pair)
+            with self._timing("read"):
+                await self._read(pair)
             settings = sweep.grid.settings()
             # Aside: the workers of this process take a loop that is busy for ten seconds for a lost one.
-            points = await aside(lambda: self._predicted(settings))
+            with self._timing("replay"):
+                points = await aside(lambda: self._predicted(settings))
             wanted = self._wanted(points)
-            texts = await self._write(pair, [p.setting for p in wanted])
+            with self._timing("write"):
+                texts = await self._write(pair, [p.setting for p in wanted])
         played = dict(await aside(lambda: self._replayed(wanted, texts)))
         walls: Mapping[str, Sequence[Played]] = {}
         if sweep.measure:
-            walls = await self._measured([point.setting for point in wanted])
+            with self._timing("measure"):
+                walls = await self._measured([point.setting for point in wanted])
             # Divided by the time that it took beside them, not by that of another hour.
             self._timed["large"] = tuple(
                 dataclasses.replace(text, wall_ns=ran.wall_ns, walls_ns=(ran.wall_ns,))
@@ -133,6 +141,16 @@ class Stages:
         study = judged(study, finished, sweep.metrics)
         return dataclasses.replace(study, difference=difference(study, sweep.grid, alone_ns))
 
+    @contextmanager
+    def _timing(self, stage: str) -> Iterator[None]:
+        """Adds the time of a stage to what it took before, also where it is interrupted."""
+        started_ns = now_ns()
+        try:
+            yield
+        finally:
+            self._spent[stage] += now_ns() - started_ns
+            self._journal.put(_SPENT, self._spent)
+
     def _take(self) -> list[Failure]:
         """What the recorded run left. An item without its three texts is left out everywhere."""
         found = {item.id: self._journal[f"timed {item.id}"] for item in self._sweep.items}
@@ -151,7 +169,6 @@ class Stages:
 
     async def _read(self, pair: Pair) -> None:
         """Both models read the recorded texts."""
-        started_ns = now_ns()
         found: dict[str, list[Reading]] = {kind: [] for kind in RECORDED}
         with Bar("reading", len(self._items)) as bar:
             for number, item in enumerate(self._items):
@@ -167,7 +184,6 @@ class Stages:
                     found[kind].append(Reading.from_dict(self._journal[f"read {item.id}"][kind]))
                 bar.at(number + 1)
         self._readings = {kind: tuple(read) for kind, read in found.items()}
-        self._spent["read"] += now_ns() - started_ns
 
     async def _reading(self, pair: Pair, item: Item, tokens: Sequence[int]) -> Reading:
         decoder, options = pair.decoder, self._sweep.grid.middle
@@ -179,7 +195,6 @@ class Stages:
 
     def _predicted(self, settings: Sequence[Setting]) -> Generator[Point]:
         """The replay of the whole grid, a setting after the other."""
-        started_ns = now_ns()
         marks = {kind: [Marks.of(r) for r in read] for kind, read in self._readings.items()}
         own = replay(marks["middle"], self._sweep.grid.middle, self._costs)
         gaps = [
@@ -195,7 +210,6 @@ class Stages:
                 texts = marks[self._sweep.recorded]
                 yield Point(setting=setting, played=self._timed_by(texts, setting.options))
                 bar.at(number)
-        self._spent["replay"] += now_ns() - started_ns
 
     def _timed_by(self, texts: Sequence[Marks], options: Options) -> tuple[Played, ...]:
         """A replay with the time that every text takes besides."""
@@ -222,7 +236,6 @@ class Stages:
         """The texts of some settings, item by item, so that one item's rows are all there is to
         remember. They stay in the journal.
         """
-        started_ns = now_ns()
         rules = {rule(setting.options): setting.options for setting in settings}
         # A text over the memory takes no time to speak of, and passes of schedules that look at the clock
         # are not its own. So what was not measured is played over it.
@@ -240,7 +253,6 @@ class Stages:
                         self._journal.put(name, said)
                 pair.memory.forget()
                 bar.at(number + 1)
-        self._spent["write"] += now_ns() - started_ns
         return {key: Texts(len(self._items), partial(self._texts, key)) for key in rules}
 
     def _texts(self, key: Rule) -> Iterator[TextRecord]:
@@ -281,7 +293,7 @@ class Stages:
 
     async def _measured(self, settings: Sequence[Setting]) -> dict[str, list[Played]]:
         """The settings and the large model alone in worker processes, item by item. By name."""
-        started_ns, found = now_ns(), defaultdict(list)
+        found = defaultdict(list)
         large = Setting.of(timing.of_kind(self._sweep.grid, "large"))
         todo = list({setting.name: setting for setting in (large, *settings)}.values())
         options = [setting.options for setting in todo]
@@ -306,7 +318,6 @@ class Stages:
                 old = isinstance(said, list)
                 found[name].append(Played(*(said if old else said["ran"])))
                 self._same[name].append(None if old else said["same"])
-        self._spent["measure"] += now_ns() - started_ns
         return dict(found)
 
     @staticmethod

@@ -129,7 +129,7 @@ class Study:
     `items`; `readings` by the name of the text that was read ("middle" and "large"), and `recorded`
     says which of them the predictions were made from. `costs`: ns, fields of `simulator.Costs`, and
     `opening_ns`, what a text takes beside its passes: `residual_ns`, or 0 where that is negative.
-    `spent_ns`: time of each stage.
+    `spent_ns`: time of each stage, over all starts of the command.
     """
 
     task: str

@@ -12,6 +12,8 @@ from bild_dist.types import nearest
 SPLITS: Final = ("train", "validation", "test")
 ALL: Final = "all"
 """The split of a file that has none."""
+HALVES: Final = ("even items", "odd items")
+"""What the halves of a split are called where there is no second one. No task knows these names."""
 PLACE: Final = "{prompt}"
 """Where a template takes the text of an item."""
 

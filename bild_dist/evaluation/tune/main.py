@@ -28,6 +28,7 @@ from bild_dist.evaluation.sweep.main import swept
 from bild_dist.evaluation.sweep.options import Asked, asked, grid_options, planned
 from bild_dist.evaluation.sweep.running import Sweep
 from bild_dist.evaluation.sweep.study import MEASURED, Study
+from bild_dist.evaluation.tasks.base import HALVES
 from bild_dist.evaluation.tune import settings
 from bild_dist.evaluation.tune.choice import Choice, Evidence, Floor, bounds, chosen
 from bild_dist.orchestrator.cli import Parser
@@ -208,12 +209,12 @@ class Tune:
                 f"task {validation.task!r} has one split of {len(validation.items)} items: to choose on one half and "
                 "check on the other takes at least 4"
             )
-        half = dataclasses.replace(validation, items=validation.items[::2], split="even items")
+        half = dataclasses.replace(validation, items=validation.items[::2], split=HALVES[0])
         chosen_by, odd = {*prompts(half)}, validation.items[1::2]
         left = tuple(item for item in odd if named(item.prompt) not in chosen_by)
         self._dropped(len(odd) - len(left), len(left))
         left = left[: plan.test_count]
-        return half, dataclasses.replace(validation, items=left, split="odd items")
+        return half, dataclasses.replace(validation, items=left, split=HALVES[1])
 
     def _others(self, known: Collection[str]) -> Sweep:
         """The sweep to check on, without the prompts of these names."""
