@@ -114,7 +114,7 @@ def show(study: Study) -> None:
             point.setting.name, f"{figure['value']:.2f}",
             f"{figure['low']:.2f} to {figure['high']:.2f}",
             f"{point.latency_ms / study.large_ms:.2f}", f"{point.run_passes or 0:.3f}",
-            f"{point.gap or 0:+.1%}",
+            "-" if point.gap is None else f"{point.gap:+.1%}",
         )  # fmt: skip
     table.add_row("large", f"{own['value']:.2f}", f"{own['low']:.2f} to {own['high']:.2f}",
                   "1.00", "1.000", "")  # fmt: skip
