@@ -76,10 +76,10 @@ PAIRS: Final = {
         *bild("0.2/2", "0.3/2", "0.4/2", "0.5/2", "0.7/2", "0.2/4", "0.5/4"),
         "--alpha-fb 0.5 --alpha-rb 2 --schedule paper --name 'bild 0.5/2, paper'",
         *BASELINES,
-        *MEASURES,
         *DRAWN,
         *exits("bild_dist/pairs/de-en/large", 4, 8, more="--threads 1 "),
         *calm("de-en", "0.98", "0.99", "0.999", "1"),
+        *MEASURES,
         *ORACLE,
     ),
     "synopsis": (
