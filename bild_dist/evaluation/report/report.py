@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from bild_dist.evaluation.costs.bill import Bill, bill_of
 from bild_dist.evaluation.costs.work import Meter
-from bild_dist.evaluation.report import swept
+from bild_dist.evaluation.report import calm, swept
 from bild_dist.evaluation.report.cells import Table
 from bild_dist.evaluation.report.charts import Chart, charts, grid_charts
 from bild_dist.evaluation.report.files import Found
@@ -113,7 +113,7 @@ def section(study: Study, given: Mapping[Role, str], texts: int) -> Section:
     drawn = charts(study, _bills(study, models, given, items))
     listed = tables(study, models.shapes, items)
     told = shown(study, models, texts)
-    notes = [*models.complaints, *_failed(study)]
+    notes = [*models.complaints, *_failed(study), *calm.notes(study)]
     if any(chart.number == 8 for chart in drawn):
         notes.append(
             "Figure 8: the number of passes is exact; how many tokens they fed and where is worked out from "
@@ -251,7 +251,7 @@ def _lacks(
             7,
             "Figure 7, CALM",
             f"{base.replace('--small S --large L', '-c FILE.toml')} --mode small --name 'calm 0.9' --out FILE.json, "
-            "where [large] names L, and [small] L with calm = 0.9",
+            "where [large] names L, and [small] L with calm = 0.9; and --name 'calm 1' with calm = 1 and calm_decay = 0",
         ),
         (8, "Figure 8, costs", "bild report ... --small S --large L, where the task can be read"),
         (10, "Figure 10, thresholds", many),

@@ -7,6 +7,7 @@ and off the setting's name where it names a baseline.
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -33,6 +34,7 @@ class Kind(StrEnum):
     REJECTION = "speculative sampling"
     EARLY_EXIT = "BiLD, early exit"
     CALM = "CALM"
+    WHOLE = "CALM that never exits"
     ORACLE = "oracle"
 
 
@@ -45,6 +47,8 @@ _NAMED: Final = (
     ("early exit", Kind.EARLY_EXIT),
     ("oracle", Kind.ORACLE),
 )
+_NEVER: Final = re.compile(r"\bcalm 1(\.0+)?(?![\d.])")
+"""CALM at a cosine that no two layers reach: transformers' modules, through all layers."""
 _METRICS: Final = ("bleu", "rougeL", "chrf", "agreement", "perplexity")
 """Of these the first that a run has, where its task is not known here."""
 POINT: Final = 1.0
@@ -56,6 +60,8 @@ Key: TypeAlias = tuple[str, str, Options]
 def kind_of(setting: Setting, small: str = "") -> Kind:
     """The series of a setting with the small model of that name."""
     name, options = setting.name.lower(), setting.options
+    if _NEVER.search(name):
+        return Kind.WHOLE
     for word, kind in _NAMED:
         if word in name:
             return kind
@@ -183,8 +189,9 @@ class Study:
 
     @property
     def smalls(self) -> list[str]:
-        """The small models, in the order of the records."""
-        return list(dict.fromkeys(row.small for row in self.rows if row.kind is not Kind.LARGE))
+        """The small models, in the order of the records. With CALM one model writes alone."""
+        none = (Kind.LARGE, Kind.CALM, Kind.WHOLE)
+        return list(dict.fromkeys(row.small for row in self.rows if row.kind not in none))
 
     def of(self, *kinds: Kind, small: str | None = None) -> list[Row]:
         """The rows of these kinds, of one small model or of all."""
