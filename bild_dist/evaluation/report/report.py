@@ -21,6 +21,8 @@ from bild_dist.evaluation.sweep.study import Study as Sweep
 from bild_dist.evaluation.tasks.base import Item
 from bild_dist.types import Options, Role
 
+_PLACES: Final = ("cpu", "threads_small", "threads_large", "torch", "transformers", "transport")
+"""Fields of an environment that decide about speed and may be another in each run of a study."""
 TEXTS: Final = 6
 """Coloured texts of a study."""
 
@@ -113,7 +115,7 @@ def section(study: Study, given: Mapping[Role, str], texts: int) -> Section:
     drawn = charts(study, _bills(study, models, given, items))
     listed = tables(study, models.shapes, items)
     told = shown(study, models, texts)
-    notes = [*models.complaints, *_failed(study), *calm.notes(study)]
+    notes = [*models.complaints, *_failed(study), *_places(study), *calm.notes(study)]
     if any(chart.number == 8 for chart in drawn):
         notes.append(
             "Figure 8: the number of passes is exact; how many tokens they fed and where is worked out from "
@@ -176,6 +178,22 @@ def _ran_on(study: Study) -> dict[str, str]:
             several = f" and {len(values) - 1} more" if len(values) > 1 else ""
             found[name.replace("_", " ")] = min(values) + several
     return found
+
+
+def _places(study: Study) -> list[str]:
+    """What the runs differ in that decides about speed."""
+    found = []
+    for name in _PLACES:
+        said = [row.record.environment.get(name) for row in study.rows]
+        values = list(dict.fromkeys(str(value) for value in said if value is not None))
+        if len(values) > 1:
+            found.append(f"{name.replace('_', ' ')} ({'; '.join(values)})")
+    if not found:
+        return []
+    return [
+        f"The runs differ in {', '.join(found)}. Each speed is over the large model alone in its own run, which may "
+        "not level that out: measure on one machine what you compare."
+    ]
 
 
 def _failed(study: Study) -> list[str]:
