@@ -222,8 +222,8 @@ def _note(study: Study, rival: Row, found: list[Contender]) -> str:
     beside = max(one.beside for one in compared)
     if beside:
         words.append(
-            f"The large model alone wrote up to {beside} texts otherwise in one run than in another: another "
-            "seed or length, or rounding."
+            f"The large model alone wrote up to {beside} texts otherwise in one run than in another, by "
+            "rounding or on another machine."
         )
     places = list(dict.fromkeys(name for one in compared for name in one.places))
     if places:
