@@ -270,6 +270,14 @@ def test_runs_in_another_precision_or_by_other_references_stand_apart() -> None:
     ]  # fmt: skip
 
 
+def test_a_large_model_is_the_same_under_another_name() -> None:
+    """Whether a pair or a folder was named: the weights are what wrote, and the first name is kept."""
+    one = run(1.5, own={"bleu": 20}, large={"bleu": 21})
+    models = {**one.models, "large": {**one.models["large"], "model": "elsewhere"}}
+    (study,) = studies([one, replace(one, models=models)])
+    assert (study.large_model, len(study.of(Kind.BILD))) == ("final", 2)
+
+
 def test_a_record_that_does_not_name_its_references_stands_with_those_that_do() -> None:
     """Earlier versions did not note them; where two are named nobody knows which it had."""
     bare = run(1.5, own={"bleu": 20}, large={"bleu": 21})

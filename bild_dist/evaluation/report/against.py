@@ -212,7 +212,7 @@ def _note(study: Study, rival: Row, found: list[Contender]) -> str:
     words = [
         f"In brackets 95 % intervals over {RESAMPLES:,} resamples of the texts that both runs have ({texts}), the "
         "same for both settings. Times as fast: the speed of each is over the large model alone in its own run, "
-        "text by text, and this is the ratio of the two, above 1 where BiLD is faster. Two cannot be told apart "
+        "in turns, and this is the ratio of the two, above 1 where BiLD is faster. Two cannot be told apart "
         "where the interval holds 1, or 0 of a difference.",
         f"{rival.name} was chosen as the fastest, and BiLD's settings by its figures, on these very texts, which "
         "flatters each a little; the intervals know nothing of the choice. bild tune chooses on other texts.",

@@ -84,11 +84,17 @@ def asked(record: Record) -> Options:
 
 
 def gathered(records: Iterable[Record]) -> dict[Group, list[Record]]:
-    """The records by what they have in common. One without a name of its references, which earlier versions
-    did not note, stands with those that have one, if they all have the same.
+    """The records by what they have in common. A large model of the same weights is the same under any name,
+    and goes by the first. A record without a name of its references, which earlier versions did not note,
+    stands with those that have one, if they all have the same.
     """
     found: defaultdict[Group, list[Record]] = defaultdict(list)
-    keyed = [(Group.of(record), record) for record in records]
+    titles: dict[Group, str] = {}
+    keyed = []
+    for record in records:
+        key = Group.of(record)
+        title = titles.setdefault(replace(key, large="", references=""), key.large)
+        keyed.append((replace(key, large=title) if key.weights else key, record))
     named: defaultdict[Group, set[str]] = defaultdict(set)
     for key, _ in keyed:
         named[replace(key, references="")] |= {key.references} - {""}
