@@ -55,7 +55,9 @@ def test_calm_is_compared_with_its_own_program() -> None:
     """
     part = of(run("calm 0.9", 0.75), run("calm 1", 0.5))
     (chart,) = (chart for chart in part.charts if chart.number == 7)
-    assert "CALM: calm 0.9 1.000 at 1.33. CALM that never exits: calm 1 1.000 at 2.00." in chart.says
+    assert (
+        "CALM: calm 0.9 1.000 at 1.33. CALM that never exits: calm 1 1.000 at 2.00." in chart.says
+    )
     (note,) = (note for note in part.notes if note.startswith("Figure 7"))
     assert "calm 1: 2 of its 2 texts are the large model's own." in note
     assert note.endswith("calm 0.9 is 1.50 [1.50, 1.50] times as fast as calm 1.")

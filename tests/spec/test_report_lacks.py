@@ -49,12 +49,16 @@ def test_a_command_is_that_of_the_first_run_but_for_its_setting() -> None:
         "bild eval --task mine --pair de-en --count 9 --template 'Say: {prompt}' --alpha-fb 0.2 --alpha-rb=4 "
         "--no-verify-tail --max-new-tokens 8 --name 'my run' --out a.json",
     ))  # fmt: skip
-    base = "bild eval --task mine --pair de-en --count 9 --template 'Say: {prompt}' --max-new-tokens 8"
+    base = (
+        "bild eval --task mine --pair de-en --count 9 --template 'Say: {prompt}' --max-new-tokens 8"
+    )
     assert how["Table 3"] == f"{base} --baseline 'rejection 4' --out FILE.json, and other lengths"
     assert how["Figure 6"] == (
         f"{base.replace('--pair de-en ', '')} --large L --exit-layer K --out FILE.json"
     )
-    assert how["Figure 7"].startswith(f"{base.replace('--pair de-en ', '')} -c FILE.toml --mode small")
+    assert how["Figure 7"].startswith(
+        f"{base.replace('--pair de-en ', '')} -c FILE.toml --mode small"
+    )
 
 
 def test_a_baseline_that_drew_is_said_in_options() -> None:
@@ -67,7 +71,12 @@ def test_a_baseline_that_drew_is_said_in_options() -> None:
 
 def test_without_a_command_the_options_are_said() -> None:
     """A record that names none still says what its texts were asked for, and a split may have a space."""
-    how = of(run(Options(max_new_tokens=8, truncate=True, chat_template=False, stop=(".", "-")), split="my half"))
+    how = of(
+        run(
+            Options(max_new_tokens=8, truncate=True, chat_template=False, stop=(".", "-")),
+            split="my half",
+        )
+    )
     assert how["Figure 2"].startswith(
         "bild eval --task mine --split 'my half' --small S --large L --max-new-tokens=8 --stop=. --stop=- "
         "--truncate --no-chat-template --oracle 3 "
@@ -76,7 +85,9 @@ def test_without_a_command_the_options_are_said() -> None:
 
 def test_a_run_of_calm_names_no_pair() -> None:
     """Its configuration has the large model twice: the command of another run is given on."""
-    first = run(Options(mode="small"), "bild eval --task mine -c calm.toml --mode small", "calm 0.9")
+    first = run(
+        Options(mode="small"), "bild eval --task mine -c calm.toml --mode small", "calm 0.9"
+    )
     how = of(first, run(Options(), "bild eval --task mine --small s --large l --out b.json"))
     assert how["Table 3"].startswith("bild eval --task mine --small s --large l --baseline")
 

@@ -81,7 +81,9 @@ def _of_tables(study: Study, have: set[int | None]) -> list[Lack]:
 def _of_figures(study: Study, have: set[int]) -> list[Lack]:
     words = _base(study)
     base = _said(words)
-    many = f"{base} --alpha-fb 0.6 --alpha-rb 2 --out FILE.json, and other thresholds, a record each"
+    many = (
+        f"{base} --alpha-fb 0.6 --alpha-rb 2 --out FILE.json, and other thresholds, a record each"
+    )
     exits = _without(words, _SMALL)
     exits += [] if _LARGE & {word.partition("=")[0] for word in exits} else ["--large", "L"]
     modules = _said([*_without(words, _SMALL | _LARGE | _CONFIG), "-c", "FILE.toml"])
@@ -117,7 +119,8 @@ def _base(study: Study, *, drawn: bool = True) -> list[str]:
     first = _first(study)
     words = _without(_words(str(first.get("command", ""))), _OWN, _BARE)
     if not words:
-        words = ["bild", "eval", "--task", study.task, "--split", study.split, "--small", "S", "--large", "L"]  # fmt: skip
+        words = ["bild", "eval", "--task", study.task, "--split", study.split]
+        words += ["--small", "S", "--large", "L"]
     options, usual = asked(study.rows[0].record), Options()
     for name in ASKED + DRAWN * (drawn and bool(study.drawn)):
         value, flag = getattr(options, name), f"--{name.replace('_', '-')}"
