@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Final
 
 from bild_dist.evaluation.costs.bill import Bill, bill_of
@@ -24,6 +25,7 @@ from bild_dist.types import Role
 
 _PLACES: Final = ("cpu", "threads_small", "threads_large", "torch", "transformers", "transport")
 """Fields of an environment that decide about speed and may be another in each run of a study."""
+_PAIRS: Final = tuple(kind for kind in Kind if kind not in (Kind.LARGE, Kind.CALM, Kind.WHOLE))
 TEXTS: Final = 6
 """Coloured texts of a study."""
 
@@ -53,7 +55,9 @@ def sections(
     Raises:
         ConfigError: a model that was named cannot be used, or matplotlib is not installed.
     """
-    parts = [section(study, given, texts) for study in studies(found.records)]
+    # Studies of one task read its texts once: of a task of the hub that takes a network.
+    items = cache(items_of)
+    parts = [section(study, given, texts, items) for study in studies(found.records)]
     parts += [of_sweep(sweep, given, texts) for sweep in found.sweeps]
     if notes:
         parts[0] = replace(parts[0], notes=[*notes, *parts[0].notes])
@@ -100,20 +104,29 @@ def of_sweep(sweep: Sweep, given: Mapping[Role, str], texts: int) -> Section:
     )
 
 
-def section(study: Study, given: Mapping[Role, str], texts: int) -> Section:
-    """One study. Raises as `sections`."""
-    models = models_of(study.rows[0].record, given)
+def section(
+    study: Study,
+    given: Mapping[Role, str],
+    texts: int,
+    load: Callable[[str, str], Mapping[str, Item]],
+) -> Section:
+    """One study. `load`: the items of a task and split by id. Raises as `sections`."""
+    # Of CALM the command names a file at most.
+    first = next(iter(study.of(*_PAIRS)), study.rows[0])
+    models = models_of(first.record, given)
     needed = models.shapes or study.of(Kind.REJECTION)
-    items = items_of(study.task, study.split) if needed else {}
-    drawn = charts(study, _bills(study, models, given, items))
+    items = load(study.task, study.split) if needed else {}
+    drawn = charts(study, _bills(study, models, first.small, given, items))
     listed = tables(study, models.shapes, items)
     told = shown(study, models, texts)
     notes = [*models.complaints, *_failed(study), *_places(study), *calm.notes(study)]
     if any(chart.number == 8 for chart in drawn):
         notes.append(
             "Figure 8: the number of passes is exact; how many tokens they fed and where is worked out from "
-            "counts, an upper bound where guesses are thrown out unread. Prompts are the task's own texts: what "
-            "a prefix, a template or a chat template puts around them is left out."
+            "counts, an upper bound where guesses are thrown out unread. Prompts are the task's own texts, read "
+            "again from it (a task of the hub from a network or its cache) and cut where the models' length "
+            "ends: what a prefix, a template or a chat template puts around them is left out. CALM is in no "
+            "bill: how many layers it ran is in no record."
         )
     if told and not told[0].spelled:
         notes.append(
@@ -125,19 +138,28 @@ def section(study: Study, given: Mapping[Role, str], texts: int) -> Section:
 
 
 def _bills(
-    study: Study, models: Models, given: Mapping[Role, str], items: Mapping[str, Item]
+    study: Study,
+    models: Models,
+    first: str,
+    given: Mapping[Role, str],
+    items: Mapping[str, Item],
 ) -> dict[Key, Bill]:
-    """What rows cost, by their key, as far as shapes and prompts are known."""
-    first = study.rows[0].small
+    """What rows cost, by their key, as far as shapes and prompts are known. `models`: those of
+    the small model called `first`. Nothing of CALM: how many layers ran is in no record.
+    """
     found, known = {}, {first: models}
     for row in study.rows:
-        if row.small not in known:
+        if row.kind in (Kind.CALM, Kind.WHOLE):
+            continue
+        # The large model alone is the same beside every small one.
+        small = first if row.kind is Kind.LARGE else row.small
+        if small not in known:
             # Who names a small model means the first one.
             others: dict[Role, str] = {
                 role: name for role, name in given.items() if role is not Role.SMALL
             }
-            known[row.small] = models_of(row.record, others)
-        own = known[row.small]
+            known[small] = models_of(row.record, others)
+        own = known[small]
         if not own.shapes:
             continue
         said = row.record.models
