@@ -2,9 +2,10 @@
 
     python -m benchmarks.evaluation de-en [--count N] [--records FOLDER]
     python -m benchmarks.evaluation default --count 40
+    python -m benchmarks.evaluation synopsis    behind `make -C recipes/debian-t5 PAIR=synopsis align`
 
-Each setting is measured with the large model beside it, text by text in turns, so speed-ups are
-comparable between settings; a record that is there already is kept, so that an interrupted run goes on. What is
+Each setting is measured with the large model beside it, in turns, so speed-ups are comparable between
+settings. A record that is there already is kept, so that an interrupted run goes on. What is
 committed is benchmarks/evaluation/NAME.json, the figures without the texts, and docs/evaluation/NAME,
 the report of all records as Markdown.
 """
@@ -28,30 +29,87 @@ BASELINES: Final = (
     "--baseline 'no fallback' --alpha-rb 2",
     "--baseline 'no rollback' --alpha-fb 0.5",
 )
+MEASURES: Final = (
+    "--alpha-fb 0.5 --alpha-rb 2 --adapt 0.3 --name 'adapt 0.3'",
+    "--alpha-fb 0.4 --alpha-rb 2 --confidence margin --name 'margin 0.4/2'",
+    "--alpha-fb 0.2 --alpha-rb 2 --confidence entropy --name 'entropy 0.2/2'",
+    "--alpha-fb 0.2 --alpha-rb 2 --confidence product --name 'product 0.2/2'",
+    "--alpha-fb 0.5 --alpha-rb 1 --distance kl --name 'kl 0.5/1'",
+    "--alpha-fb 0.5 --alpha-rb 0.3 --distance js --name 'js 0.5/0.3'",
+    "--alpha-fb 0.5 --alpha-rb 0.5 --distance tv --name 'tv 0.5/0.5'",
+    "--alpha-fb 0.5 --alpha-rb 0.5 --distance l2 --name 'l2 0.5/0.5'",
+)
 ORACLE: Final = tuple(f"--oracle {nats}" for nats in ("inf", "7", "4", "2", "1", "0.5"))
+DRAWN: Final = (
+    *(f"--baseline nucleus --alpha-fb {fb} --alpha-rb 2" for fb in ("0.3", "0.5")),
+    "--baseline nucleus --mode exact",
+    *(f"{REJECTION[i]} --temperature 1 --top-p 0.8" for i in range(3)),
+)
+
+
+def bild(*settings: str) -> tuple[str, ...]:
+    """The options of "alpha_fb/alpha_rb"."""
+    pairs = (setting.split("/") for setting in settings)
+    return tuple(f"--alpha-fb {fb} --alpha-rb {rb}" for fb, rb in pairs)
+
+
+def exits(large: str, *layers: int, more: str = "") -> tuple[str, ...]:
+    """Early exit: the small model is so many of the large one's first layers. `more`: options of workers."""
+    return tuple(
+        f"--large {large} {more}--exit-layer {count} --alpha-fb {fb} --alpha-rb 2 "
+        f"--name 'early exit {count}, {fb}'"
+        for count in layers
+        for fb in ("0.5", "0.8")
+    )
+
+
+def calm(pair: str, *thresholds: str) -> tuple[str, ...]:
+    """CALM: the large model alone, leaving its layers early; at 1 it never does, on the same modules."""
+    return tuple(
+        f"-c benchmarks/evaluation/calm-{pair}-{threshold}.toml --mode small --name 'calm {threshold}'"
+        for threshold in thresholds
+    )
+
+
 PAIRS: Final = {
     "de-en": (
         "debian-de-en",
-        *(f"--alpha-fb {fb} --alpha-rb 2" for fb in ("0.2", "0.3", "0.4", "0.5", "0.7")),
-        *(f"--alpha-fb {fb} --alpha-rb 4" for fb in ("0.2", "0.5")),
+        *bild("0.2/2", "0.3/2", "0.4/2", "0.5/2", "0.7/2", "0.2/4", "0.5/4"),
+        "--alpha-fb 0.5 --alpha-rb 2 --schedule paper --name 'bild 0.5/2, paper'",
         *BASELINES,
-        "--alpha-fb 0.5 --alpha-rb 2 --adapt 0.3 --name 'adapt 0.3'",
-        "--alpha-fb 0.4 --alpha-rb 2 --confidence margin --name 'margin 0.4/2'",
-        "--alpha-fb 0.2 --alpha-rb 2 --confidence entropy --name 'entropy 0.2/2'",
-        "--alpha-fb 0.5 --alpha-rb 1 --distance kl --name 'kl 0.5/1'",
-        "--alpha-fb 0.5 --alpha-rb 0.5 --distance tv --name 'tv 0.5/0.5'",
+        *DRAWN,
+        *exits("bild_dist/pairs/de-en/large", 4, 8, more="--threads 1 "),
+        *calm("de-en", "0.98", "0.99", "0.999", "1"),
+        *MEASURES,
+        *ORACLE,
+    ),
+    "synopsis": (
+        "debian-synopsis",
+        *bild("0.2/2", "0.3/2", "0.4/2", "0.5/2", "0.7/2", "0.2/4", "0.5/4"),
+        *BASELINES,
         *ORACLE,
     ),
     "default": (
         "debian-synopsis",
-        *(f"--alpha-fb {fb} --alpha-rb 2" for fb in ("0.4", "0.6")),
-        "--alpha-fb 0.4 --alpha-rb 4",
-        "--baseline exact",
-        "--baseline small",
-        *REJECTION[:2],
+        *bild("0.4/2", "0.6/2", "0.4/4"),
+        *BASELINES[:4],
+        *exits("default", 10),
+        *calm("default", "0.9", "1"),
     ),
 }
 """By pair: its task, and the settings."""
+MODELS: Final = {
+    "de-en": ["--pair", "de-en"],
+    "synopsis": ["--small", "small-aligned", "--large", "large", "--threads", "1"],
+    "default": ["--pair", "default"],
+}
+RECIPE: Final = Path.home() / ".cache/bild-dist/recipes/debian-t5/synopsis"
+"""Where `make -C recipes/debian-t5 PAIR=synopsis align` leaves its models."""
+
+
+def place(pair: str) -> Path:
+    """The folder that the commands of a pair are given in."""
+    return RECIPE if pair == "synopsis" else HERE.parent
 
 
 def main() -> int:
@@ -72,7 +130,9 @@ def main() -> int:
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     pages = HERE.parent / "docs" / "evaluation" / given.pair
-    report = subprocess.run([*_BILD, "report", str(folder), "--out", str(pages)], check=False)
+    report = subprocess.run(
+        [*_BILD, "report", str(folder), "--out", str(pages)], check=False, cwd=place(given.pair)
+    )
     # The page has every text in it; whoever wants it makes it.
     (pages / "report.html").unlink(missing_ok=True)
     return 0 if len(rows) == len(settings) and report.returncode == 0 else 1
@@ -87,11 +147,12 @@ def measured(
         "".join(c if c.isalnum() or c == "." else "-" for c in options).strip("-") + ".json"
     )
     count = [] if given.count is None else ["--count", str(given.count)]
-    command = [*_BILD, "eval", "--task", task, "--pair", given.pair, *count, *words]
-    if not file.exists():
-        print(options, flush=True)
-        subprocess.run([*command, "--out", str(file)], check=False)
-    if not file.exists():
+    models = [] if "--large" in words or "-c" in words else MODELS[given.pair]
+    command = [*_BILD, "eval", "--task", task, *models, *count, *words]
+    print(options, flush=True)
+    # It leaves a finished record alone, unless that is of something else: then it says so.
+    done = subprocess.run([*command, "--out", str(file)], check=False, cwd=place(given.pair))
+    if done.returncode != 0:
         return None
     record = json.loads(file.read_text(encoding="utf-8"))
     told = shlex.join(["bild", *command[len(_BILD) :]])

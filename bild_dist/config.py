@@ -353,6 +353,9 @@ def settled(given: Mapping[str, Any]) -> tuple[Config, dict[Role, str]]:
     addresses = {role: given[f"{role}_worker"] for role in roles if f"{role}_worker" in given}
     if len(addresses) == 1:
         raise ConfigError("name both running workers, small and large, or neither")
+    if "exit_layer" in given and Role.LARGE in given and "config" not in given:
+        # The first layers of a model that is named once are those of the large one.
+        given.setdefault(Role.SMALL, given[Role.LARGE])
     models, pair = [role for role in roles if role in given], given.get("pair")
     if pair is not None and models:
         raise ConfigError(

@@ -174,7 +174,10 @@ def model_options(command: argparse.ArgumentParser) -> argparse._ArgumentGroup:
             f"--{role}", metavar="MODEL", help="hub id, folder or GGUF (default: own pair)"
         )
     models.add_argument(
-        "--exit-layer", type=int, metavar="K", help="small = first K layers of MODEL"
+        "--exit-layer",
+        type=int,
+        metavar="K",
+        help="small = its first K layers, those of the large one where no small one is named",
     )
     models.add_argument(
         "--tokenizer", metavar="FOLDER", help="tokenizer of both, if not with the model"

@@ -153,6 +153,10 @@ class Decoder:
         errors = [worker.lost for worker in self.workers.values() if worker.lost is not None]
         return errors[0] if errors else WorkerUnavailable("the decoder was closed")
 
+    def expect(self, settings: int) -> None:
+        """So many settings take turns: what requests of each have learned is kept until its turn comes again."""
+        self._dispatcher.expect(settings)
+
     def worker_failed(self, role: Role, error: BildError) -> None:
         """Somebody who watches the process knows that it has gone."""
         if role in self.workers:

@@ -23,7 +23,7 @@ from bild_dist.policy.machine import Machine
 from bild_dist.types import Options, Role, Source, Trace
 
 FORECASTS: Final = 64
-"""Settings whose forecasts are kept; the one used least lately goes first."""
+"""Settings whose forecasts are kept, unless somebody asks for more; the one used least lately goes first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +59,7 @@ class Dispatcher:
         self._record = record
         self._costs = Costs()
         self._forecasts: dict[Options, Forecast] = {}
+        self._kept = FORECASTS
         self._room = asyncio.Semaphore(concurrency)
         self._group = asyncio.TaskGroup()
         self._requests: set[asyncio.Task[Any]] = set()
@@ -85,6 +86,10 @@ class Dispatcher:
         for worker in self._workers.values():
             worker.close()
         await self._group.__aexit__(None, None, None)
+
+    def expect(self, settings: int) -> None:
+        """Keeps the forecasts of so many settings at least."""
+        self._kept = max(self._kept, settings)
 
     async def broken(self) -> None:
         """Returns when the connection to a worker has ended, for whatever reason."""
@@ -159,7 +164,7 @@ class Dispatcher:
         )  # fmt: skip
         forecast = self._forecasts.pop(setting, None) or Forecast(self._costs, setting)
         self._forecasts[setting] = forecast
-        if len(self._forecasts) > FORECASTS:
+        if len(self._forecasts) > self._kept:
             del self._forecasts[next(iter(self._forecasts))]
         return forecast
 

@@ -32,7 +32,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from bild_dist.errors import ConfigError
-from bild_dist.model import checkpoint, hub
+from bild_dist.model import checkpoint, hub, pairs
 from bild_dist.model.foreign import first_line
 from bild_dist.model.short_head import end_ids, shorten
 
@@ -212,7 +212,7 @@ def save(
         "format": FORMAT, "base": base, "layers": plan.num_hidden_layers, "head": head, "storage": storage,
     }  # fmt: skip
     (folder / hub.DRAFT).write_text(json.dumps(said) + "\n", encoding="utf-8")
-    hub.readable(folder, hub.DRAFT)
+    pairs.readable(folder, hub.DRAFT)
 
 
 def _own(model: PreTrainedModel) -> Iterator[tuple[str, nn.Parameter]]:

@@ -141,13 +141,3 @@ def _downloaded(name: str, *, weights: bool, trust_remote_code: bool) -> Path:
         ) from None
     _check(name, folder, weights=weights)
     return folder
-
-
-def readable(folder: Path, like: str) -> None:
-    """Gives the weights in a folder the permissions of another file there, which was written as files are.
-
-    Safetensors writes files that only their owner may read, whatever the umask says: a model is for others too.
-    """
-    mode = (folder / like).stat().st_mode
-    for file in folder.glob("*.safetensors"):
-        file.chmod(mode)

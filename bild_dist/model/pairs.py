@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bild_dist import config
-from bild_dist.model import hub
 from bild_dist.types import Role
 
 if TYPE_CHECKING:
@@ -45,6 +44,16 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, plac
 
     place.mkdir(parents=True, exist_ok=True)
     copy.deepcopy(model).to(torch.bfloat16).save_pretrained(str(place), max_shard_size="100GB")  # type: ignore[arg-type]
-    hub.readable(place, "config.json")
+    readable(place, "config.json")
     if tokenizer is not None:
         tokenizer.save_pretrained(str(place))
+
+
+def readable(folder: Path, like: str) -> None:
+    """Gives the weights in a folder the permissions of another file there, which was written as files are.
+
+    Safetensors writes files that only their owner may read, whatever the umask says: a model is for others too.
+    """
+    mode = (folder / like).stat().st_mode
+    for file in folder.glob("*.safetensors"):
+        file.chmod(mode)

@@ -208,7 +208,7 @@ def test_a_text_whose_prompt_is_unknown_is_left_out() -> None:
     )
     part = Part(setting=Setting.of(Options()), texts=(text,))
     assert bill_of(part, meters, {}).texts == 0
-    assert bill_of(part, meters, {"1": 4}).as_dict()["writing"]["large"]["flops"] > 0
+    assert bill_of(part, meters, {"1": 4}).writing[Role.LARGE].flops > 0
 
 
 TINY = {

@@ -192,11 +192,11 @@ def test_an_interrupted_run_goes_on(
 @pytest.mark.parametrize(
     ("words", "needle"),
     [
-        (("--alpha-fb", "0.9"), "its setting is"),
+        (("--alpha-fb", "0.9"), "its setting.name is"),
         (("--count", "3"), "its items is"),
         (("--rounds", "2"), "its rounds is 1, not 2"),
         (("--template", "say {prompt}"), "its items is"),
-        (("--large", "toy:large?seed=2"), "its large is"),
+        (("--large", "toy:large?seed=2"), "its large."),
     ],
     ids=["another setting", "other items", "more rounds", "other prompts", "another model"],
 )

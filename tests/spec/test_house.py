@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,31 @@ print("heavy:", [name for name in {HEAVY!r} if name in sys.modules])
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+def test_no_module_needs_itself_to_be_imported() -> None:
+    """In a circle of imports it depends on who comes first whether a module can be loaded at all."""
+    named = {}
+    for path in sources():
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts[0] in ("bild_dist", *LINKS):
+            whole = parts if parts[0] == "bild_dist" else ("bild_dist", *parts)
+            named[".".join(whole).removesuffix(".__init__")] = path
+    needs = {name: needed(path) & named.keys() for name, path in named.items()}
+    assert needs["bild_dist.config"] > {"bild_dist.errors"}
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))
+
+
+def needed(path: Path) -> set[str]:
+    """Names that a module imports when it is imported, modules among them."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    found = [node for node in body if isinstance(node, ast.ImportFrom) and node.module]
+    # A package that modules are taken out of is no more than a folder.
+    taken = {f"{node.module}.{name.name}" for node in found for name in node.names}
+    return taken | {str(node.module) for node in found}
 
 
 def test_there_is_one_version() -> None:

@@ -237,3 +237,12 @@ def test_the_default_draft_is_taken_where_it_is_there(
     )  # fmt: skip
     assert small.info.tokenizer == load_model(Path("default")).info.tokenizer
     assert len(load_model(Path("default-draft"), exit_layer=1)._shapes) == 1
+
+
+def test_the_first_layers_are_those_of_the_large_model_where_no_small_one_is_named() -> None:
+    """`--large L --exit-layer 4` needs no `--small L`; a small model that is named stays what it is."""
+    early, _ = settled({"large": "toy:large", "exit_layer": 4})
+    assert (early.small.model, early.small.exit_layer) == ("toy:large", 4)
+    assert (early.large.model, early.large.exit_layer) == ("toy:large", 0)
+    both, _ = settled({"small": "toy:small", "large": "toy:large", "exit_layer": 4})
+    assert (both.small.model, both.small.exit_layer) == ("toy:small", 4)

@@ -50,6 +50,7 @@ def test_a_journal_that_lacks_the_models_is_completed(task: Path) -> None:
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(line for line in lines if not line.startswith('{"key": "models"')))
     assert len(lines) > len(journal.read_text().splitlines())
+    task.with_name("sweep.json").unlink()
     assert swept(task, *GRID).points
 
 

@@ -204,6 +204,10 @@ BAD_LINES = {
     "an empty prompt": ({"prompt": " "}, "line 2: prompt must be a text"),
     "a number": (7, "line 2 must be a JSON object, not int"),
     "a reference that is none": ({"prompt": "a", "reference": 3}, "line 2: reference must be"),
+    "an empty reference": (
+        {"prompt": "a", "reference": " "},
+        "line 2: reference has an empty text",
+    ),
     "both": ({"prompt": "a", "reference": "b", "references": ["c"]}, "leave out one"),
     "an id twice": ({"prompt": "a", "id": "1"}, "line 2 has the id '1' of .* line 1"),
     "a split that is none": ({"prompt": "a", "split": 1}, "line 2: split must be a name"),
@@ -214,7 +218,14 @@ BAD_LINES = {
 def test_a_bad_line_is_named(tmp_path: Path, record: Any, needle: str) -> None:
     """Files are long: the message has the line and what it lacks."""
     with pytest.raises(ConfigError, match=needle):
-        registry.find(lines(tmp_path, {"prompt": "x"}, record))
+        registry.find(lines(tmp_path, {"prompt": "x"}, record)).items("all")
+
+
+def test_two_items_of_one_id_are_named_wherever_they_come_from() -> None:
+    """Texts are kept by their ids: one of the two would be lost."""
+    twins = Task(name="mine", read=lambda split, count: [Item("7", "a"), Item("7", "b")])
+    with pytest.raises(ConfigError, match="item '7' has the id '7' of item '7'"):
+        twins.items("test")
 
 
 HALF = "\ud83d"

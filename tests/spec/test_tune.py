@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.tune_splits import split
 from bild_dist.app import inproc
 from bild_dist.config import Config, configured
 from bild_dist.errors import ConfigError
@@ -68,23 +67,25 @@ def test_what_is_chosen_holds_on_other_texts() -> None:
     """Of 60 choices on one half of made-up texts at most 3 + 3 fall below the floor on the other: more
     than 6 of 60 at a chance of 5 % each has a chance of 3 %, and these are seeded.
     """
-    missed = 0
+    missed = picked = 0
     for seed in range(60):
         everything = evidence(200, LOSSES, seed)
         order = np.random.default_rng(seed).permutation(200)
         found = chosen(everything.only(order[:100]), check=100, confidence=0.95, seed=seed)
         other = everything.only(order[100:])
+        picked += found.place is not None
         missed += found.place is not None and not other.met()[found.place]
     assert missed <= 6
+    assert picked >= 55  # otherwise there was nothing to miss
 
 
 def sparse(count: int, seed: int) -> Evidence:
-    """Five settings whose texts are the large model's own, but for three in a hundred, of which nothing is
-    left: all of them lie below the floor, and few texts do not show it.
+    """Five settings whose texts are the large model's own, but for four in a hundred, of which nothing is
+    left: all of them lie a hundredth below the floor, and few texts do not show it.
     """
     chance = np.random.default_rng(seed)
     own = [50.0] * count
-    scores = [own * (chance.random(count) > 0.03) for _ in range(5)]
+    scores = [own * (chance.random(count) > 0.04) for _ in range(5)]
     return Evidence(
         names=tuple("abcde"), exact=(False,) * 5, floors=(FLOOR,),
         marks={FLOOR: tuple(mean(list(s), "") for s in scores)}, own={FLOOR: mean(own, "")},
@@ -111,22 +112,26 @@ def growing(count: int, seed: int) -> Evidence:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("texts", [sparse, growing])
-def test_rare_losses_are_reckoned_with(texts: Callable[[int, int], Evidence]) -> None:
+@pytest.mark.parametrize(("texts", "least"), [(sparse, 0), (growing, 30)])
+def test_rare_losses_are_reckoned_with(texts: Callable[[int, int], Evidence], least: int) -> None:
     """What has not lost anything yet on few texts has not shown that it will not: of 90 choices at most 9
     fall below the floor on other texts, which at a chance of 5 % each is exceeded in 2 % of all cases,
-    and these are seeded.
+    and these are seeded. Of `growing`, some settings of which are good enough, `least` are chosen; of `sparse`
+    none is, and what seems to be is no rarity.
     """
-    missed = 0
+    missed = picked = seemed = 0
     for count in (20, 50, 100):
         for seed in range(30):
             everything = texts(2 * count, seed)
-            found = chosen(
-                everything.only(np.arange(count)), check=count, confidence=0.95, seed=seed
-            )
+            shown = everything.only(np.arange(count))
+            found = chosen(shown, check=count, confidence=0.95, seed=seed)
             other = everything.only(np.arange(count, 2 * count))
+            seemed += bool(shown.met().any())
+            picked += found.place is not None
             missed += found.place is not None and not other.met()[found.place]
     assert missed <= 9
+    assert picked >= least
+    assert seemed >= 60
 
 
 def test_a_setting_without_hope_says_nothing_about_the_others() -> None:
@@ -134,13 +139,6 @@ def test_a_setting_without_hope_says_nothing_about_the_others() -> None:
     alone = chosen(evidence(200, [0.4], 3), check=200, confidence=0.95)
     beside = chosen(evidence(200, [0.4, 20.0], 3), check=200, confidence=0.95)
     assert (alone.place, beside.place) == (0, 0)
-
-
-def test_the_benchmark_counts_what_the_command_would_do() -> None:
-    """Where every setting is slower, both take the large model, which meets its floor."""
-    slow = replace(evidence(200, LOSSES, 1), large_ns=np.full(200, 1.0))
-    found = split(slow, seed=0, confidence=0.95)
-    assert (found["chosen"], found["met"], found["speed"]) == ("large", True, 1.0)
 
 
 def test_more_texts_allow_a_faster_choice() -> None:

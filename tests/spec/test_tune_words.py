@@ -1,10 +1,24 @@
-"""What `bild tune` says where no setting passes."""
+"""What `bild tune` says of what it has found, and where it has found nothing."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bild_dist.app import inproc
+from bild_dist.evaluation.sweep import timing
+from bild_dist.evaluation.tune import main as command
 from bild_dist.evaluation.tune.choice import Floor, bounds
-from bild_dist.evaluation.tune.main import nearest_to
-from tests.spec.test_tune import evidence
+from bild_dist.evaluation.tune.main import Tune, nearest_to
+from bild_dist.simulator import Costs
+from tests.spec.test_tune import ANY, evidence, splits, words
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    return splits(tmp_path)
 
 
 def test_what_seems_above_the_floor_is_not_called_near_it() -> None:
@@ -24,3 +38,40 @@ def test_what_is_below_the_floor_is_said_to_be() -> None:
     far = evidence(50, [4.0, 9.0], 1, floor)
     lower = bounds(far, check=50, confidence=0.95)[floor]
     assert "of the large model's figure below it on these 50 texts" in nearest_to(floor, far, lower)
+
+
+def test_an_answer_of_an_earlier_run_is_called_one(
+    task: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where nothing is found the file of another floor is no answer, and it does not look like one."""
+    out = task.with_name("tuned.toml")
+    arguments = words(task, "--floor", "agreement=1", "--alpha-rb", "9")
+    assert command.main(arguments, inproc) == 1
+    assert "earlier run" not in capsys.readouterr().out
+    out.write_text("# of another floor\n")
+    assert command.main(arguments, inproc) == 1
+    assert f"{out} is of an earlier run, and no answer to this one" in capsys.readouterr().out
+    assert out.read_text() == "# of another floor\n"
+
+
+def test_a_check_that_fails_says_what_to_do_first(
+    task: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More texts or others to check on; that a second choice checked on the same texts is worth less. And the
+    speed of the choice is called predicted where it is.
+    """
+
+    async def timed(_: Any) -> Costs:
+        # On a busy machine toys may take as long as one another.
+        return Costs(small_ns=50_000, large_ns=4_000_000)
+
+    monkeypatch.setattr(timing, "measured", timed)
+    monkeypatch.setattr(Tune, "_verdict", lambda *_: ([], False, 2.0))
+    monkeypatch.setattr(Tune, "_checked", lambda *_: None)
+    task.with_name("tuned.toml").write_text("")
+    assert command.main(words(task, *ANY), inproc) == 1
+    said = capsys.readouterr().out
+    assert "times the speed of large (predicted)." in said
+    assert said.index("--test-split") < said.index("mode exact") < said.index("a lower floor")
+    assert "of several tries one passes by luck" in said
+    assert "is of an earlier run" in said

@@ -37,7 +37,7 @@ from bild_dist.evaluation.align.outputs import Output
 from bild_dist.evaluation.align.progress import Bar
 from bild_dist.evaluation.align.training import Run
 from bild_dist.evaluation.run.files import write_whole
-from bild_dist.model import draft, hub
+from bild_dist.model import draft, hub, pairs
 from bild_dist.model.checkpoint import DTYPES
 from bild_dist.model.foreign import quiet
 from bild_dist.model.short_head import ShortHead, end_ids
@@ -222,7 +222,7 @@ class Align:
             small.to(DTYPES[plan.storage])
             with quiet():
                 small.save_pretrained(str(plan.out))
-            hub.readable(plan.out, "config.json")
+            pairs.readable(plan.out, "config.json")
             for file in plan.large.folder().iterdir():
                 if any(file.match(pattern) for pattern in _TOKENIZER):
                     shutil.copyfile(file, plan.out / file.name)

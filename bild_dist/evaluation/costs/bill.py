@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from bild_dist.evaluation.costs.passes import Passes, derived
 from bild_dist.evaluation.costs.shapes import Shape
@@ -41,21 +40,6 @@ class Bill:
     def a_token(self, work: Work) -> Work:
         """The work divided by the tokens written, at least one."""
         return work * (1 / max(self.tokens, 1))
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON: operations and bytes by model and part."""
-        return {
-            "texts": self.texts,
-            "tokens": self.tokens,
-            "exact": self.exact,
-            **{
-                name: {
-                    role.value: {"flops": work.flops, "weights": work.weights, "cache": work.cache}
-                    for role, work in part.items()
-                }
-                for name, part in (("prompt", self.prompt), ("writing", self.writing))
-            },
-        }
 
 
 def bill(texts: Iterable[Passes], meters: Mapping[Role, Meter], tokens: int = 0) -> Bill:

@@ -13,7 +13,7 @@ from bild_dist.evaluation.tasks.base import Item
 from bild_dist.types import nearest
 
 METRICS: Final[tuple[Metric, ...]] = (Bleu(), RougeL(), Chrf(), Agreement(), Perplexity())
-_DEAR: Final = "perplexity"
+DEAR: Final = "perplexity"
 """It loads the large model a second time, so it is computed where it is asked for."""
 
 
@@ -70,4 +70,4 @@ def chosen(asked: Sequence[str], items: Sequence[Item], main: str = "") -> list[
 
 
 def _usual(main: str) -> set[str]:
-    return ({*names()} - {_DEAR}) | {main}
+    return ({*names()} - {DEAR}) | {main}

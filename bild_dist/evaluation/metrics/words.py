@@ -7,6 +7,7 @@ chrF, so those are taken here; the figures are sacrebleu's own.
 from __future__ import annotations
 
 import importlib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -152,7 +153,7 @@ def _signature(scorer: Any, texts: Sequence[Judged]) -> str:
     counts = {len(text.references) for text in texts}
     if len(counts) != 1:
         # sacrebleu's own word for a corpus in which texts have different numbers of references.
-        return str(scorer.get_signature()).replace("nrefs:1", "nrefs:var")
+        return re.sub(r"nrefs:\w+", "nrefs:var", str(scorer.get_signature()))
     return str(scorer.get_signature())
 
 

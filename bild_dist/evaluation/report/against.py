@@ -235,7 +235,7 @@ def _note(study: Study, rival: Row, found: list[Contender]) -> str:
     words = [
         f"In brackets 95 % intervals over {RESAMPLES:,} resamples of the texts that both runs have ({texts}), the "
         "same for both settings. Times as fast: the speed of each is over the large model alone in its own run, "
-        "text by text, and this is the ratio of the two, above 1 where BiLD is faster. Two cannot be told apart "
+        "in turns, and this is the ratio of the two, above 1 where BiLD is faster. Two cannot be told apart "
         "where the interval holds 1, or 0 of a difference.",
         f"The fastest of rejection, {rival.name}, and the settings of BiLD were chosen on these very texts, which "
         "flatters each a little; the intervals know nothing of the choice. bild tune chooses on other texts.",
@@ -248,8 +248,8 @@ def _note(study: Study, rival: Row, found: list[Contender]) -> str:
     beside = max(one.beside for one in compared)
     if beside:
         words.append(
-            f"The large model alone wrote up to {beside} texts otherwise in one run than in another: another "
-            "seed or length, or rounding."
+            f"The large model alone wrote up to {beside} texts otherwise in one run than in another, by "
+            "rounding or on another machine."
         )
     places = list(dict.fromkeys(name for one in compared for name in one.places))
     if places:

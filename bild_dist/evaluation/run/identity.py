@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from hashlib import sha256
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bild_dist.config import WorkerConfig
+from bild_dist.evaluation.bench import usage
 from bild_dist.evaluation.tasks.base import Item
 from bild_dist.messages import Info
 from bild_dist.model import hub
@@ -17,6 +19,10 @@ from bild_dist.model.contents import fingerprint
 
 _PASSING: Final = frozenset(("generation", "pid", "slots", "rules"))
 """Of a worker's Info, what may be another when a run goes on."""
+_LATER: Final = frozenset(("references", "machine", "versions"))
+"""What files of earlier versions do not say: where one lacks it, nothing is known to differ."""
+_DECIDING: Final = ("bild-dist", "torch", "transformers")
+"""What texts and their times depend on."""
 _MOST: Final = 80
 """Characters of a value that a message shows."""
 
@@ -25,6 +31,33 @@ def asked(items: Sequence[Item]) -> str:
     """How many items, and in brackets a name for their ids and prompts."""
     said = sha256(json.dumps([(item.id, item.prompt) for item in items]).encode())
     return f"{len(items)} ({said.hexdigest()[:16]})"
+
+
+def named(prompt: str) -> str:
+    """A name for a prompt, to tell whether two runs share texts."""
+    return sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def references(items: Sequence[Item]) -> str:
+    """How many references, and in brackets a name for them and whose they are."""
+    there = [(item.id, item.references) for item in items if item.references]
+    name = sha256(json.dumps(there).encode()).hexdigest()[:16]
+    return f"{sum(len(found) for _, found in there)} ({name})"
+
+
+def surroundings() -> dict[str, Any]:
+    """What a run may not change on its way: the machine and the versions of what computes. `threads`: what a
+    worker takes that is told no number.
+    """
+    machine, versions = usage.hardware(), usage.versions()
+    return {
+        "machine": {
+            "cpu": machine["processor"],
+            "gpus": machine["gpus"],
+            "threads": os.environ.get("OMP_NUM_THREADS") or machine["cores"],
+        },
+        "versions": {name: versions[name] for name in _DECIDING if name in versions},
+    }
 
 
 def model(info: Info, config: WorkerConfig, *, joined: bool) -> dict[str, Any]:
@@ -71,6 +104,8 @@ def first_difference(
 ) -> tuple[str, str, str] | None:
     """The first entry in which two identities differ, by name, and what each has there."""
     for name in [*new, *old]:
+        if name in _LATER and name not in old:
+            continue
         was, now = old.get(name), new.get(name)
         if isinstance(was, dict) and isinstance(now, dict):
             deeper = first_difference(was, now, f"{inside}{name}.")

@@ -116,6 +116,8 @@ class Eval:
         """As `identity.model` has them, looked at before the first text."""
         self._before = finished.there(plan.out)
         """The record that is there already."""
+        self._about: dict[str, Any] = {}
+        """What it runs on and which program it is: taken at the beginning, since files may change meanwhile."""
         self._asked = ""
         """As `identity.asked` has it."""
         self._prompts: dict[str, tuple[int, ...]] = {}
@@ -125,6 +127,7 @@ class Eval:
 
     def run(self) -> int:
         """Exit code as `main`."""
+        self._about = usage.environment(self._command)
         found = asyncio.run(self._measure())
         if found is None:
             return self._done()
@@ -151,7 +154,7 @@ class Eval:
             part=parts.get(_SETTING, parts[_LARGE]),
             large=parts[_LARGE] if _SETTING in parts else None,
             models={role.value: asdict(self._infos[role]) | self._models[role] for role in Role},
-            environment=self._environment(measured.settings),
+            environment=self._environment(measured.settings, partial.commits),
         )
         record.write(self._plan.out)
         partial.remove()
@@ -202,7 +205,7 @@ class Eval:
             finished.same(self._before, plan.out, self._whole(settings))
             return None
         todo = list(steps(items, list(settings), plan.rounds))
-        with Partial(plan.out, self._identity(settings)) as partial:
+        with Partial(plan.out, self._identity(settings), self._about["commit"]) as partial:
             done = sum(step in partial for step in todo)
             if done:
                 self._err.print(f"goes on after {done} of {len(todo)} texts")
@@ -266,11 +269,16 @@ class Eval:
             "transport": plan.config.orchestrator.transport,
             **{name: setting.as_dict() for name, setting in settings.items()},
             **{role.value: model for role, model in self._models.items()},
+            **identity.surroundings(),
         }
 
     def _whole(self, settings: Mapping[str, Setting]) -> dict[str, Any]:
         """What makes two records the same: the run, and what is taken of its texts."""
-        return {**self._identity(settings), "metrics": [metric.name for metric in self._metrics]}
+        return {
+            **self._identity(settings),
+            "metrics": [metric.name for metric in self._metrics],
+            "references": identity.references(self._items),
+        }
 
     def _model(self, role: Role) -> dict[str, Any]:
         config: WorkerConfig = getattr(self._plan.config, role.value)
@@ -296,15 +304,19 @@ class Eval:
             found = reading.nats(self._plan.config.large, asked, self._forced)
         return dict(zip(texts, found, strict=True))
 
-    def _environment(self, settings: Mapping[str, Setting]) -> dict[str, Any]:
+    def _environment(
+        self, settings: Mapping[str, Setting], commits: Sequence[str]
+    ) -> dict[str, Any]:
         small, large = self._infos[Role.SMALL], self._infos[Role.LARGE]
         return {
-            **usage.environment(self._command),
+            **self._about,
+            "commits": list(commits),
             "threads_small": small.threads,
             "threads_large": large.threads,
             "dtype": large.dtype,
             "transport": self._plan.config.orchestrator.transport,
             "rounds": self._plan.rounds,
             "items": self._asked,
+            "references": identity.references(self._items),
             finished.IDENTITY: self._whole(settings),
         }

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Self, TypeAlias
 
 from bild_dist.errors import ConfigError
+from bild_dist.evaluation.run.identity import first_difference
 from bild_dist.evaluation.run.record import FORMAT, Failure, TextRecord, plain, revived
 from bild_dist.evaluation.run.running import Outcome, Step
 
@@ -26,22 +27,28 @@ Key: TypeAlias = tuple[str, int, str]
 class Partial:
     """The finished texts of a run, in a file beside its record. Owner of that file while it is open.
 
-    `identity` says by name what the run is: a file of another one is refused.
+    `identity` says by name what the run is: a file of another one is refused. `commit`: of the program that
+    writes now; `commits` has all that wrote.
 
     Raises:
         ConfigError: the file cannot be read or written, or is of another run; names what differs.
     """
 
-    def __init__(self, out: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, out: Path, identity: Mapping[str, Any], commit: str | None = None) -> None:
         self.path = out.with_name(out.name + SUFFIX)
         self.found: dict[Key, Outcome] = {}
+        self.commits: list[str] = []
         self._identity = json.loads(json.dumps(plain(identity)))
         lines = self._read()
         try:
             if not lines:
-                head = {"format": FORMAT, "identity": self._identity}
+                head = {"format": FORMAT, "identity": self._identity, "commit": commit}
                 self.path.write_text(json.dumps(head, ensure_ascii=False) + "\n", encoding="utf-8")
             self._file = self.path.open("a", encoding="utf-8")
+            if commit is not None and commit not in self.commits:
+                self.commits.append(commit)
+                if lines:
+                    self._put({"commit": commit})
         except OSError as error:
             raise self._refused(error) from None
 
@@ -60,14 +67,14 @@ class Partial:
         """Raises ConfigError if it cannot be written."""
         self.found[step.part, step.round, step.item.id] = outcome
         said = dataclasses.asdict(outcome) if isinstance(outcome, TextRecord) else outcome.as_dict()
-        line = json.dumps(
-            plain({"part": step.part, "round": step.round, **said}), ensure_ascii=False
-        )
         try:
-            self._file.write(line + "\n")
-            self._file.flush()
+            self._put(plain({"part": step.part, "round": step.round, **said}))
         except OSError as error:
             raise self._refused(error) from None
+
+    def _put(self, said: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(said, ensure_ascii=False) + "\n")
+        self._file.flush()
 
     def outcomes(self, part: str, round: int) -> dict[str, Outcome]:
         """By the ids of the items."""
@@ -94,7 +101,12 @@ class Partial:
             said = whole.decode("utf-8", errors="replace")
             lines = [revived(json.loads(line)) for line in said.split("\n") if line]
             other = dict(lines[0]["identity"]) if lines else self._identity
+            if lines and lines[0].get("commit"):
+                self.commits.append(lines[0]["commit"])
             for line in lines[1:]:
+                if "commit" in line:
+                    self.commits.append(line["commit"])
+                    continue
                 part, number = line.pop("part"), line.pop("round")
                 kind = Failure if "error" in line else TextRecord
                 found = kind.from_dict(line)
@@ -107,13 +119,13 @@ class Partial:
         return lines
 
     def _compare(self, other: Mapping[str, Any]) -> None:
-        ours = revived(self._identity)
-        for name in {**ours, **other}:
-            if ours.get(name) != other.get(name):
-                raise ConfigError(
-                    f"{self.path} is of another run: its {name} is {other.get(name)!r}, not {ours.get(name)!r}. "
-                    "Give the same command again to go on with it, name another --out, or remove the file"
-                )
+        differs = first_difference(dict(other), revived(self._identity))
+        if differs is not None:
+            name, was, now = differs
+            raise ConfigError(
+                f"{self.path} is of another run: its {name} is {was}, not {now}. Give the same command again to go "
+                "on with it, name another --out, or remove the file"
+            )
 
     def _refused(self, error: OSError) -> ConfigError:
         return ConfigError(

@@ -47,7 +47,7 @@ def show(record: Record) -> None:
     out.print(f"{record.task}, {record.split}: {texts} texts; in brackets intervals of 95 %")
     if texts:
         out.print(table(parts))
-    for line in lines(parts):
+    for line in [*lines(parts), *written_by(record.environment)]:
         out.print(line, soft_wrap=True)
 
 
@@ -89,6 +89,17 @@ def lines(parts: Sequence[Part]) -> list[str]:
         if len(part.failed) > MOST:
             found.append(f"{name}: and {len(part.failed) - MOST} more failed, see the record")
     return found
+
+
+def written_by(environment: Mapping[str, Any]) -> list[str]:
+    """A warning where texts of one file were written by more than one state of this program."""
+    commits = environment.get("commits") or ()
+    if len(commits) < 2:
+        return []
+    return [
+        f"The program changed on the way (commits {', '.join(commits)}): remove what was written and begin anew "
+        "unless what changed touches neither texts nor times"
+    ]
 
 
 def _spread(numbers: Mapping[str, Any], form: str) -> str:

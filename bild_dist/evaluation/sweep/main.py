@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import json
 import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
 from bild_dist import log
-from bild_dist.config import WorkerConfig
 from bild_dist.errors import BildError, ConfigError, InvalidRequest
 from bild_dist.evaluation.bench import usage
-from bild_dist.evaluation.run import identity as identities
-from bild_dist.evaluation.run.record import Setting, plain
-from bild_dist.evaluation.run.sheet import HEADS
+from bild_dist.evaluation.run.sheet import HEADS, MOST, written_by
 from bild_dist.evaluation.sweep import plot
 from bild_dist.evaluation.sweep.grid import front
+from bild_dist.evaluation.sweep.identity import finished, identity, prompts
 from bild_dist.evaluation.sweep.journal import Journal
 from bild_dist.evaluation.sweep.options import asked, planned
 from bild_dist.evaluation.sweep.running import Stages, Sweep
-from bild_dist.evaluation.sweep.study import Point, Study
-from bild_dist.types import Role
+from bild_dist.evaluation.sweep.study import Point, Study, measured
 
 if TYPE_CHECKING:
     from bild_dist.orchestrator.cli import InProcess
+
+
+_COMMITS: Final = "commits"
+"""Under which name the journal has the commits of all that wrote it."""
 
 
 def main(argv: Sequence[str], inproc: InProcess) -> int:
@@ -45,11 +43,16 @@ def main(argv: Sequence[str], inproc: InProcess) -> int:
         found, _ = asked(argv)
         if found.plot is not None:
             plot.ready(found.plot)
-        study = swept(planned(found), found.out, shlex.join(["bild", "sweep", *argv]), inproc)
+        sweep = planned(found)
+        before = finished(found.out, sweep)
+        study = before or swept(sweep, found.out, shlex.join(["bild", "sweep", *argv]), inproc)
         show(study)
+        err = Console(stderr=True, highlight=False)
+        if before is not None:
+            err.print(f"{found.out} is there already: remove it to begin anew", soft_wrap=True)
         if found.plot is not None:
             for path in plot.draw(study, found.plot):
-                Console(stderr=True).print(f"drawn: {path}", highlight=False)
+                err.print(f"drawn: {path}")
         return 1 if study.failed else 0
     except BildError as error:
         print(f"bild sweep: {error}", file=sys.stderr)  # noqa: T201
@@ -67,51 +70,19 @@ def swept(sweep: Sweep, out: Path, command: str, inproc: InProcess) -> Study:
     """
     journal = Journal.beside(out, identity(sweep))
     about = {
-        **usage.environment(command), "sweep": fingerprint(sweep), "identity": identity(sweep),
-        "prompts": prompts(sweep),
+        **usage.environment(command), "identity": identity(sweep), "prompts": prompts(sweep),
     }  # fmt: skip
+    commits: list[str] = []
+    if _COMMITS in journal:
+        commits += journal[_COMMITS]
+    if about["commit"] not in (None, *commits):
+        commits.append(about["commit"])
+        journal.put(_COMMITS, commits)
+    about["commits"] = commits
     study = asyncio.run(Stages(sweep, journal, about, inproc).run())
     study = study.write(out)
     journal.close()
     return study
-
-
-def identity(sweep: Sweep) -> dict[str, Any]:
-    """What the pieces of a sweep depend on, with names for the texts and the weights."""
-    grid = sweep.grid
-    return {
-        "task": sweep.task, "split": sweep.split, "items": identities.asked(sweep.items),
-        "wording": sweep.template, **{role.value: _model(sweep, role) for role in Role},
-        "orchestrator": dataclasses.asdict(sweep.config.orchestrator),
-        "middle": Setting.of(grid.middle).as_dict(),
-        "settings": [setting.as_dict() for setting in grid.settings()],
-        "front": sweep.only_front, "record": sweep.recorded, "measure": sweep.measure,
-    }  # fmt: skip
-
-
-def _model(sweep: Sweep, role: Role) -> dict[str, Any]:
-    """What a worker is told, and its weights; where it listens is another place every time, and where a
-    folder lies says nothing about what it holds.
-    """
-    config: WorkerConfig = getattr(sweep.config, role.value)
-    looked = identities.folder(config, joined=False)
-    left = {"listen", *(("model",) if looked else ())}
-    return {k: v for k, v in dataclasses.asdict(config).items() if k not in left} | looked
-
-
-def fingerprint(sweep: Sweep) -> str:
-    """Of all that a finished sweep depends on: its pieces, its metrics and its references."""
-    said = [identity(sweep), sweep.main, [metric.name for metric in sweep.metrics],
-            [list(item.references) for item in sweep.items]]  # fmt: skip
-    return sha256(json.dumps(plain(said), default=str).encode()).hexdigest()
-
-
-def prompts(sweep: Sweep) -> list[str]:
-    """A name for each prompt, to tell whether two sweeps share texts."""
-    return [
-        sha256(item.prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        for item in sweep.items
-    ]
 
 
 def show(study: Study) -> None:
@@ -131,7 +102,7 @@ def show(study: Study) -> None:
         "setting",
         HEADS[study.metric],
         "95 %",
-        "latency / large",
+        "latency / large" if measured(judged) else "latency / large (predicted)",
         "large passes / token",
         "prediction off by",
     ):
@@ -143,22 +114,59 @@ def show(study: Study) -> None:
             point.setting.name, f"{figure['value']:.2f}",
             f"{figure['low']:.2f} to {figure['high']:.2f}",
             f"{point.latency_ms / study.large_ms:.2f}", f"{point.run_passes or 0:.3f}",
-            f"{point.gap or 0:+.1%}",
+            "-" if point.gap is None else f"{point.gap:+.1%}",
         )  # fmt: skip
     table.add_row("large", f"{own['value']:.2f}", f"{own['low']:.2f} to {own['high']:.2f}",
                   "1.00", "1.000", "")  # fmt: skip
     out.print(table)
-    for kind, found in study.difference.items():
-        out.print(
-            f"Predicted from the {kind} text, large passes a token lie within 10 % of those "
-            f"{_sources(found['sources'])} for {found['within_10_percent']:.0%} of {found['settings']} settings "
-            f"(median {found['median']:.1%}, most {found['most']:.1%}).",
-            soft_wrap=True,
-        )
+    for line in [*_worth(study), *_others(judged)]:
+        out.print(line, soft_wrap=True)
     spent = ", ".join(f"{stage} {ns / 1e9:.1f} s" for stage, ns in study.spent_ns.items())
     out.print(f"Time: {spent}.", soft_wrap=True)
-    for failure in study.failed:
-        out.print(f"{failure.id}: {failure.type}: {failure.message}", soft_wrap=True)
+    failed = [f"{one.id}: {one.type}: {one.message}" for one in study.failed]
+    for line in [*written_by(study.environment), *failed]:
+        out.print(line, soft_wrap=True)
+
+
+def _worth(study: Study) -> list[str]:
+    """What predictions are worth."""
+    lines = []
+    for kind, found in study.difference.items():
+        lines.append(
+            f"Predicted from the {kind} text, large passes a token lie within 10 % of those "
+            f"{_sources(found['sources'])} {_spread(found)}."
+        )
+        if "latency" in found:
+            lines.append(f"So do latencies in units of large, {_spread(found['latency'])}.")
+    cut_ns = study.costs.get("residual_ns", 0)
+    if cut_ns < 0:
+        lines.append(
+            f"The recorded texts took {-cut_ns / 1e6:.1f} ms less (median) than their passes, which were timed behind "
+            "them: predicted latencies are too long by about that much. --measure takes the place of predictions."
+        )
+    return lines
+
+
+def _spread(found: Mapping[str, Any]) -> str:
+    return (
+        f"for {found['within_10_percent']:.0%} of {found['settings']} settings (median {found['median']:.1%}, "
+        f"most {found['most']:.1%})"
+    )
+
+
+def _others(points: Sequence[Point]) -> list[str]:
+    """A warning where quality and time of a setting are not of the same texts."""
+    other = [(p.same_texts, p) for p in points if p.same_texts is not None and p.same_texts < 1]
+    if not other:
+        return []
+    other.sort(key=lambda pair: pair[0])
+    named = ", ".join(f"{point.setting.name} ({same:.0%})" for same, point in other[:MOST])
+    rest = f" and {len(other) - MOST} more" if len(other) > MOST else ""
+    return [
+        f"Of {len(other)} settings the texts that were timed are not all those that were judged (share of equal "
+        f"texts): {named}{rest}. Passes of other lengths round otherwise; far below 100 %, time and quality are of "
+        "different texts, and bild eval measures both on one."
+    ]
 
 
 def _sources(found: Mapping[str, int]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,14 +13,16 @@ from typing import Any, Final
 from bild_dist.config import Config, settled
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.metrics import registry as metrics
+from bild_dist.evaluation.metrics.base import Metric
 from bild_dist.evaluation.run.files import made_room
+from bild_dist.evaluation.run.identity import named
 from bild_dist.evaluation.run.options import defaults, taught_prefixes
 from bild_dist.evaluation.run.running import worded
 from bild_dist.evaluation.sweep.grid import Grid
 from bild_dist.evaluation.sweep.replay import MOST
 from bild_dist.evaluation.sweep.running import RECORDED, Sweep
 from bild_dist.evaluation.tasks import registry as tasks
-from bild_dist.evaluation.tasks.base import Task, Wording, wording
+from bild_dist.evaluation.tasks.base import Item, Task, Wording, wording
 from bild_dist.model import hub
 from bild_dist.orchestrator.cli import Parser, model_options
 from bild_dist.types import Mode, Options, Schedule, nearest
@@ -32,6 +34,7 @@ OWN: Final = frozenset((
     "record",
 ))  # fmt: skip
 """What this command knows and a configuration does not."""
+_AGREEMENT: Final = "agreement"
 _GREEDY: Final = ("temperature", "stop", "deadline")
 _UNREAD: Final = ("policy", "confidence", "distance", "adapt")
 """Options that ask for what a recording does not hold."""
@@ -83,7 +86,9 @@ def grid_options(top: Parser) -> None:
                       help=f"{', '.join(tasks.names())}, or a FILE.jsonl")  # fmt: skip
     task.add_argument("--count", type=int, metavar="N", help="take the first N items only")
     task.add_argument("--split", metavar="NAME", help="(default: validation where there is one)")
-    task.add_argument("--metric", action="append", metavar="NAMES", help=", ".join(metrics.names()))
+    cheap = ", ".join(name for name in metrics.names() if name != metrics.DEAR)
+    task.add_argument("--metric", action="append", metavar="NAMES",
+                      help=f"{cheap}; the front is of the task's own, or else of the first")  # fmt: skip
     task.add_argument("--prefix", metavar="TEXT", help="in front of every item (T5)")
     task.add_argument("--template", metavar="TEXT", help="around every item, with {prompt} in it")
     grid = top.add_argument_group("the grid: values with commas between them")
@@ -203,29 +208,54 @@ def _shown(values: Sequence[float]) -> str:
     return f"(default: {','.join(f'{value:g}' for value in values)})"
 
 
-def planned(found: Asked, *, split: str | None = None, count: int | None = None) -> Sweep:
-    """The sweep with its texts, of another split if one is named.
+def planned(
+    found: Asked, *, split: str | None = None, count: int | None = None,
+    without: Collection[str] = (),
+) -> Sweep:  # fmt: skip
+    """The sweep with its texts, of another split if one is named. `without`: names of prompts, as `named` has
+    them, that are left out.
 
     Raises:
         ConfigError: the split cannot be read, or a metric does not fit it.
     """
     split = split or found.split
-    items = found.task.items(split, count or found.count)
-    judges = metrics.chosen(found.metrics, items, found.task.metric)
+    count = count or found.count
+    around = _wording(found)
+    items = worded(found.task.items(split, count and count + len(without)), around)
+    items = [item for item in items if named(item.prompt) not in without][:count]
+    judges = _judges(found, items)
     if len(items) > MOST:
         raise ConfigError(f"--count: a sweep takes up to {MOST} texts, not {len(items)}")
-    if any(metric.name == "perplexity" for metric in judges):
-        raise ConfigError("--metric perplexity is for `bild eval`: a sweep keeps no reading for it")
     if not judges:
         raise ConfigError("no metric fits these items: name one with --metric")
-    names = [metric.name for metric in judges]
-    around = _wording(found)
     return Sweep(
         config=found.config, grid=found.grid, task=found.task.name, split=split,
-        items=tuple(worded(items, around)), template=around.template, metrics=tuple(judges),
-        main=found.task.metric if found.task.metric in names and not found.metrics else names[0],
+        items=tuple(items), template=around.template, metrics=tuple(judges),
+        main=_main(found, [metric.name for metric in judges]),
         recorded=found.record, only_front=found.front, measure=found.measure,
     )  # fmt: skip
+
+
+def _judges(found: Asked, items: Sequence[Item]) -> list[Metric]:
+    """What the settings are judged by; all but perplexity where nobody names any."""
+    if metrics.DEAR in _named(found):
+        raise ConfigError(
+            f"--metric {metrics.DEAR} is for `bild eval`: a sweep keeps no reading for it"
+        )
+    return [m for m in metrics.chosen(found.metrics, items) if m.name != metrics.DEAR]
+
+
+def _main(found: Asked, names: Sequence[str]) -> str:
+    """What the front is of: the task's own metric, or else the first that was named, or else how far a text is
+    the large model's.
+    """
+    wanted = (found.task.metric, *_named(found), _AGREEMENT, *names)
+    return next(name for name in wanted if name in names)
+
+
+def _named(found: Asked) -> list[str]:
+    """The metrics of the command line in its order."""
+    return [word for text in found.metrics for word in _words(text)]
 
 
 def _wording(found: Asked) -> Wording:

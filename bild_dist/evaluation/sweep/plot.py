@@ -11,7 +11,7 @@ from bild_dist.evaluation import pictures
 from bild_dist.evaluation.metrics import registry
 from bild_dist.evaluation.pictures import COLOURS, FAINT, INK, MARKS, SOFT, STROKES, picked
 from bild_dist.evaluation.sweep.grid import front
-from bild_dist.evaluation.sweep.study import Point, Study
+from bild_dist.evaluation.sweep.study import Point, Study, measured
 from bild_dist.types import Mode
 
 
@@ -104,8 +104,8 @@ def _figure(study: Study, points: Sequence[Point], name: str) -> Any:
     axes.annotate("one point below large", (1.0, below), xycoords=("axes fraction", "data"),
                   xytext=(-2, -4), textcoords="offset points", ha="right", va="top",
                   color=SOFT)  # fmt: skip
-    how = {p.source for p in points} == {"measured"}
-    axes.set_xlabel(f"latency, times that of large ({'measured' if how else 'predicted'})")
+    how = "measured" if measured(points) else "predicted"
+    axes.set_xlabel(f"latency, times that of large ({how})")
     axes.set_ylabel(registry.named(name).title)
     axes.set_title(f"{study.task}, {study.split}: {len(study.items)} texts", loc="left")
     figure.legend(

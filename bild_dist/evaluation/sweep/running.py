@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from statistics import mean
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -18,18 +19,19 @@ from bild_dist.clock import now_ns
 from bild_dist.config import Config
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.align.progress import Bar
-from bild_dist.evaluation.metrics.base import Metric, Resamples
+from bild_dist.evaluation.metrics.base import Metric
 from bild_dist.evaluation.run import running
 from bild_dist.evaluation.run.record import Failure, Part, Setting, TextRecord
 from bild_dist.evaluation.sweep import timing
 from bild_dist.evaluation.sweep.aside import aside
 from bild_dist.evaluation.sweep.grid import Grid, Rule, front, rule
 from bild_dist.evaluation.sweep.journal import Journal
+from bild_dist.evaluation.sweep.judging import difference, judged
 from bild_dist.evaluation.sweep.memory import Memory
 from bild_dist.evaluation.sweep.pair import Pair, remembered
 from bild_dist.evaluation.sweep.reading import Reading, read
 from bild_dist.evaluation.sweep.replay import Marks, Played, changed, replay
-from bild_dist.evaluation.sweep.study import Point, Study, counted
+from bild_dist.evaluation.sweep.study import MEASURED, Point, Study, counted
 from bild_dist.evaluation.sweep.texts import Texts
 from bild_dist.evaluation.tasks.base import PLACE, Item
 from bild_dist.orchestrator.decoder import Decoder
@@ -86,7 +88,8 @@ class Stages:
         self._timed: dict[str, tuple[TextRecord, ...]] = {}
         self._readings: dict[str, tuple[Reading, ...]] = {}
         self._played: dict[str, tuple[Played, ...]] = {}
-        self._opening_ns = 0
+        self._same: dict[str, list[bool | None]] = defaultdict(list)
+        self._opening_ns = self._residual_ns = 0
         self._costs: Costs
 
     async def run(self) -> Study:
@@ -101,6 +104,7 @@ class Stages:
             models = await timing.record(opening, sweep.grid, sweep.items, journal, bar.at)
         failed = self._take()
         self._costs = Costs(**journal["costs"])
+        alone_ns = mean([text.wall_ns for text in self._timed["large"]])
         async with remembered(sweep.config, Memory()) as pair:
             with self._timing("read"):
                 await self._read(pair)
@@ -130,10 +134,12 @@ class Stages:
             task=sweep.task, split=sweep.split, metric=sweep.main, items=self._items,
             large=self._part("large"), small=self._part("small"), middle=self._part("middle"),
             readings=self._readings, recorded=sweep.recorded, failed=tuple(failed),
-            costs=dataclasses.asdict(self._costs) | {"opening_ns": self._opening_ns},
+            costs=dataclasses.asdict(self._costs)
+            | {"opening_ns": self._opening_ns, "residual_ns": self._residual_ns},
             models=models, environment=self._environment, spent_ns=dict(self._spent),
         )  # fmt: skip
-        return self._judged(study, finished)
+        study = judged(study, finished, sweep.metrics)
+        return dataclasses.replace(study, difference=difference(study, sweep.grid, alone_ns))
 
     @contextmanager
     def _timing(self, stage: str) -> Iterator[None]:
@@ -197,7 +203,8 @@ class Stages:
         ]
         # Encoding, prefill and the orchestrator: what the virtual clock leaves out. The median, since
         # one text that another program held up says nothing about the others.
-        self._opening_ns = max(0, round(float(np.median(gaps))))
+        self._residual_ns = round(float(np.median(gaps)))
+        self._opening_ns = max(0, self._residual_ns)
         with Bar("replay", len(settings)) as bar:
             for number, setting in enumerate(settings, start=1):
                 texts = marks[self._sweep.recorded]
@@ -295,89 +302,65 @@ class Stages:
             opening = running.opened(self._sweep.config, {}, self._inproc)
             with Bar("measuring", len(self._items)) as bar:
                 async with opening as decoder:
+                    # Otherwise each would begin as if it were its first text.
+                    decoder.expect(len(todo))
                     await running.warm_up(decoder, self._items[:1], options)
                     for number, item in enumerate(self._items, start=1):
                         if f"measured {item.id}" not in self._journal:
                             # Who comes first changes, so that what follows a pause favours nobody.
                             turn = number % len(todo)
                             ran = await self._all(decoder, item, todo[turn:] + todo[:turn])
-                            self._journal.put(f"measured {item.id}", ran)
+                            self._journal.put(f"measured {item.id}", self._compared(ran, number))
                         bar.at(number)
         for item in self._items:
-            for name, ran in self._journal[f"measured {item.id}"].items():
-                found[name].append(Played(*ran))
+            for name, said in self._journal[f"measured {item.id}"].items():
+                # Earlier versions did not compare the texts.
+                old = isinstance(said, list)
+                found[name].append(Played(*(said if old else said["ran"])))
+                self._same[name].append(None if old else said["same"])
         return dict(found)
 
     @staticmethod
     async def _all(
         decoder: Decoder, item: Item, settings: Sequence[Setting]
-    ) -> dict[str, list[int]]:
+    ) -> dict[Setting, TextRecord]:
         """One item under every setting."""
-        return {
-            setting.name: list(counted(await timing.write(decoder, item, setting.options)))
-            for setting in settings
-        }
+        return {setting: await timing.write(decoder, item, setting.options) for setting in settings}
+
+    def _compared(self, ran: Mapping[Setting, TextRecord], number: int) -> dict[str, Any]:
+        """Passes and time of one item's texts by name, and whether each is the text that is judged. `number`: of
+        the item, from 1.
+        """
+        found, item = {}, self._items[number - 1]
+        for setting, text in ran.items():
+            if setting.options.mode is Mode.LARGE:
+                tokens = self._timed["large"][number - 1].tokens
+            else:
+                name = _written(item, rule(setting.options))
+                tokens = tuple(self._journal[name]["text"]["tokens"])
+            found[setting.name] = {"ran": list(counted(text)), "same": text.tokens == tokens}
+        return found
 
     def _finished(
         self, point: Point, texts: Mapping[Rule, Sequence[TextRecord]],
         played: Mapping[str, Sequence[Played]], walls: Mapping[str, Sequence[Played]],
     ) -> Point:  # fmt: skip
         name, options = point.setting.name, point.setting.options
-        source = "measured" if name in walls else "counted" if _counts(options) else "own text"
+        source = MEASURED if name in walls else "counted" if _counts(options) else "own text"
         return dataclasses.replace(
             point, texts=texts[rule(options)], ran=tuple(walls.get(name, played[name])),
-            source=source,
+            source=source, same_texts=self._share(name),
         )  # fmt: skip
+
+    def _share(self, name: str) -> float | None:
+        """Of the texts that were timed, how many are those that were judged; None where nobody knows."""
+        said = self._same.get(name, [])
+        known = [one for one in said if one is not None]
+        return sum(known) / len(known) if known and len(known) == len(said) else None
 
     def _part(self, kind: str) -> Part:
         options = timing.of_kind(self._sweep.grid, kind)
         return Part(setting=Setting.of(options), texts=self._timed[kind])
-
-    def _judged(self, study: Study, points: Sequence[Point]) -> Study:
-        """Figures of everything that has texts, and how far the predictions were off."""
-        resamples = Resamples(len(self._items))
-
-        def figures(texts: Sequence[TextRecord]) -> dict[str, Any]:
-            found, held = {}, tuple(texts)
-            for metric in self._sweep.metrics:
-                marks = study.marks(metric, held)
-                low, high = resamples.interval(marks)
-                found[metric.name] = {"value": marks.value, "low": low, "high": high,
-                                      "signature": marks.signature}  # fmt: skip
-            return found
-
-        judged = tuple(
-            dataclasses.replace(point, figures=figures(point.texts)) if point.texts else point
-            for point in points
-        )
-        parts: dict[str, Any] = {
-            kind: dataclasses.replace(part, figures=figures(part.texts))
-            for kind, part in (("large", study.large), ("small", study.small),
-                               ("middle", study.middle))
-        }  # fmt: skip
-        return dataclasses.replace(
-            study, points=judged, difference=self._difference(judged), **parts
-        )
-
-    def _difference(self, points: Sequence[Point]) -> dict[str, Any]:
-        """Large passes a token, predicted from each of the recorded texts, against those that ran."""
-        found = {}
-        ran = [p for p in points if p.ran and p.setting.options.mode in (Mode.BILD, Mode.EXACT)]
-        for kind, said in self._readings.items():
-            marks = [Marks.of(reading) for reading in said]
-            gaps = []
-            for point in ran:
-                played = point.played
-                if kind != self._sweep.recorded:
-                    played = tuple(replay(marks, point.setting.options, self._costs))
-                gaps.append(abs(dataclasses.replace(point, played=played).gap or 0.0))
-            if gaps:
-                found[kind] = {
-                    "settings": len(gaps), "sources": dict(Counter(point.source for point in ran)),
-                    "within_10_percent": float(np.mean(np.array(gaps) <= 0.1)),
-                    "median": float(np.median(gaps)), "most": float(np.max(gaps)),
-                }  # fmt: skip
-        return found
 
 
 def _written(item: Item, key: Rule) -> str:

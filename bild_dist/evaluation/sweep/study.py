@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,8 @@ from bild_dist.types import Mode
 
 FORMAT: Final = 1
 _KIND: Final = "sweep"
+MEASURED: Final = "measured"
+"""The source of passes and times of a setting that worker processes wrote."""
 _MS: Final = 1e-6
 """Milliseconds a nanosecond."""
 _POINTS: Final = '"points": [\n'
@@ -52,7 +54,8 @@ class Point:
     where it was not. `ran`: passes and times of those texts. The passes are from `source`: "measured"
     (worker processes), "counted" (schedule `paper`, whose passes do not depend on time) or "own text"
     (the machine played over the text that was really written); the times were measured, or else played
-    over that text.
+    over that text. `same_texts`: of the texts that worker processes wrote, the share that are `texts`, which the
+    figures are of; None where none were, or nobody compared.
     """
 
     setting: Setting
@@ -60,6 +63,7 @@ class Point:
     texts: Sequence[TextRecord] = ()
     ran: tuple[Played, ...] = ()
     source: str = ""
+    same_texts: float | None = None
     figures: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -92,7 +96,7 @@ class Point:
         return {
             "setting": self.setting.as_dict(),
             "predicted": totals(self.played),
-            "run": {**totals(self.ran), "source": self.source} if self.ran else None,
+            "run": self._run() if self.ran else None,
             "gap": self.gap,
             "latency_ms": self.latency_ms,
             "figures": dict(self.figures),
@@ -100,6 +104,9 @@ class Point:
             "ran": [list(text) for text in self.ran],
             "texts": [dataclasses.asdict(text) for text in self.texts],
         }
+
+    def _run(self) -> dict[str, Any]:
+        return {**totals(self.ran), "source": self.source, "same_texts": self.same_texts}
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Self:
@@ -111,6 +118,7 @@ class Point:
             texts=tuple(TextRecord.from_dict(text) for text in found["texts"]),
             ran=tuple(Played(*text) for text in found["ran"]),
             source=(found["run"] or {}).get("source", ""),
+            same_texts=(found["run"] or {}).get("same_texts"),
             figures=figures.found,
         )
 
@@ -120,8 +128,8 @@ class Study:
     """A sweep. `large`, `small` and `middle` are the measured texts that it rests on, in the order of
     `items`; `readings` by the name of the text that was read ("middle" and "large"), and `recorded`
     says which of them the predictions were made from. `costs`: ns, fields of `simulator.Costs`, and
-    `opening_ns`, what a text takes beside its passes. `spent_ns`: time of each stage,
-    over all starts of the command.
+    `opening_ns`, what a text takes beside its passes: `residual_ns`, or 0 where that is negative.
+    `spent_ns`: time of each stage, over all starts of the command.
     """
 
     task: str
@@ -190,8 +198,9 @@ class Study:
         values["failed"] = tuple(Failure.from_dict(failure) for failure in found["failed"])
         for kind, said in found["difference"].items():
             known = Fields.of(said, f"difference.{kind}")
-            for name in ("settings", "within_10_percent", "median", "most"):
-                known.number(name)
+            for part in (known, *([known.object("latency")] if "latency" in said else [])):
+                for name in ("settings", "within_10_percent", "median", "most"):
+                    part.number(name)
         values["readings"] = {
             name: tuple(Reading.from_dict(reading) for reading in read)
             for name, read in found["readings"].items()
@@ -311,6 +320,11 @@ def _played(point: Point) -> Point:
     return dataclasses.replace(
         point, ran=tuple(one._replace(wall_ns=played.wall_ns) for one, played in ran)
     )
+
+
+def measured(points: Iterable[Point]) -> bool:
+    """Whether the times of all of them were measured; otherwise some are predicted."""
+    return {point.source for point in points} == {MEASURED}
 
 
 def per_token(texts: Sequence[Played]) -> float:

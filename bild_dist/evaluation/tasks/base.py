@@ -61,7 +61,7 @@ class Task:
         """The first `count` items of a split, in a fixed order.
 
         Raises:
-            ConfigError: no such split, it cannot be loaded, or it is empty.
+            ConfigError: no such split, it cannot be loaded, it is empty, or two items have one id.
         """
         if split not in self.splits:
             raise ConfigError(
@@ -70,6 +70,14 @@ class Task:
         found = self.read(split, count)
         if not found:
             raise ConfigError(f"split {split!r} of task {self.name!r} is empty: take another one")
+        # Texts are kept by their ids.
+        seen: dict[str, Item] = {}
+        for item in found:
+            first = seen.setdefault(item.id, item)
+            if first is not item:
+                raise ConfigError(
+                    f"{item.title} has the id {item.id!r} of {first.title}: give each its own"
+                )
         return found
 
 

@@ -33,7 +33,6 @@ def task(path: str) -> Task:
         raise ConfigError(
             f'--task {path} has no items: write one {{"prompt": "...", "reference": "..."}} a line'
         )
-    _refuse_twins(found)
     splits = tuple(dict.fromkeys(split for split, _ in found))
     known = all(item.references for _, item in found)
     return Task(
@@ -78,6 +77,8 @@ def _references(where: str, record: dict[str, Any]) -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ConfigError(f"{where}: {given[0]} must be a text or a list of texts")
+    if not all(text.strip() for text in texts):
+        raise ConfigError(f"{where}: {given[0]} has an empty text: leave out what is not known")
     return tuple(texts)
 
 
@@ -86,12 +87,3 @@ def _broken(value: Any) -> bool:
     if isinstance(value, list):
         return any(_broken(part) for part in value)
     return isinstance(value, str) and _HALF.search(value) is not None
-
-
-def _refuse_twins(found: list[tuple[str, Item]]) -> None:
-    """Texts are kept by their ids, so each has one of its own."""
-    seen: dict[tuple[str, str], str] = {}
-    for split, item in found:
-        first = seen.setdefault((split, item.id), item.where)
-        if first != item.where:
-            raise ConfigError(f"{item.where} has the id {item.id!r} of {first}: give each its own")

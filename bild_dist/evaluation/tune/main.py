@@ -9,7 +9,7 @@ import json
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,12 +21,13 @@ from bild_dist import log
 from bild_dist.errors import BildError, ConfigError, InvalidRequest
 from bild_dist.evaluation.metrics.base import Array, Resamples, mean, percentiles
 from bild_dist.evaluation.run.files import write_whole
-from bild_dist.evaluation.run.identity import first_difference
+from bild_dist.evaluation.run.identity import first_difference, named
 from bild_dist.evaluation.run.record import Setting, plain
-from bild_dist.evaluation.sweep.main import fingerprint, identity, prompts, swept
+from bild_dist.evaluation.sweep.identity import difference, identity, prompts
+from bild_dist.evaluation.sweep.main import swept
 from bild_dist.evaluation.sweep.options import Asked, asked, grid_options, planned
 from bild_dist.evaluation.sweep.running import Sweep
-from bild_dist.evaluation.sweep.study import Study
+from bild_dist.evaluation.sweep.study import MEASURED, Study
 from bild_dist.evaluation.tasks.base import HALVES
 from bild_dist.evaluation.tune import settings
 from bild_dist.evaluation.tune.choice import Choice, Evidence, Floor, bounds, chosen
@@ -136,29 +137,30 @@ class Tune:
     def run(self) -> int:
         """Exit code as `main`."""
         plan = self._plan
-        validation, test = self._sweeps()
-        study = Study.read(plan.source) if plan.source else self._swept(validation, "validation")
-        if plan.source is not None:
-            self._fits(study, test)
+        study, test = self._chosen_from()
         evidence = Evidence.of(study, plan.floors)
         found = chosen(evidence, check=len(test.items), confidence=plan.confidence)
         if found.passed == 0:
             return self._nothing(study, evidence, len(test.items))
-        self._say(f"Chosen of {len(evidence.names)} settings, {found.passed} of which pass: "
-                  f"{found.name}, {found.speed:.2f} times the speed of large.")  # fmt: skip
+        points = {point.setting.name: point for point in study.points}
+        timed = found.place is None or points[found.name].source == MEASURED
+        self._say(f"Chosen of {len(evidence.names)} settings, {found.passed} of which pass: {found.name}, "
+                  f"{found.speed:.2f} times the speed of large{'' if timed else ' (predicted)'}.")  # fmt: skip
         if found.place is None:
             lines = ["No setting that passes is faster than the large model alone on this machine."]
             self._say(lines[0])
             return self._write(study, self._alone(study), lines)
-        setting = next(p.setting for p in study.points if p.setting.name == found.name)
+        setting = points[found.name].setting
         checked = self._checked(test, setting)
         lines, met, speed = self._verdict(found, checked)
         for line in lines:
             self._say(line)
         if not met:
-            self._say("The check did not confirm it, so nothing is written: take more texts (--count) or a "
-                      "lower floor, or mode exact, whose text is the large model's own.")  # fmt: skip
-            return 1
+            self._say("The check did not confirm it, so nothing is written. Take more texts (--count, --test-count) "
+                      "or another --test-split. A second choice that is checked on these same texts is worth less: of "
+                      "several tries one passes by luck. Or take mode exact, whose text is the large model's own, or "
+                      "a lower floor.")  # fmt: skip
+            return self._none()
         if speed < 1:
             lines.append(
                 f"{setting.name} was slower than the large model alone in the check, so that is taken."
@@ -185,20 +187,67 @@ class Tune:
         self._say(f"mode {setting.options.mode} written to {out}: bild generate -c {out} PROMPT")
         return 0
 
+    def _chosen_from(self) -> tuple[Study, Sweep]:
+        """What to choose from, and the sweep to check on, none of whose texts is among those of the choice."""
+        plan = self._plan
+        if plan.source is None:
+            validation, test = self._sweeps()
+            return self._swept(validation, "validation"), test
+        study = Study.read(plan.source)
+        test = self._others(study.environment.get("prompts", ()))
+        self._fits(study, test)
+        return study, test
+
     def _sweeps(self) -> tuple[Sweep, Sweep]:
         """On the texts to choose by, and on those to check on: two splits, or halves of the only one."""
         plan = self._plan
         validation = planned(plan.asked)
         if plan.test_split != plan.asked.split:
-            return validation, planned(plan.asked, split=plan.test_split, count=plan.test_count)
+            return validation, self._others(prompts(validation))
         if len(validation.items) < 4:
             raise ConfigError(
                 f"task {validation.task!r} has one split of {len(validation.items)} items: to choose on one half and "
                 "check on the other takes at least 4"
             )
-        return (
-            dataclasses.replace(validation, items=validation.items[::2], split=HALVES[0]),
-            dataclasses.replace(validation, items=validation.items[1::2], split=HALVES[1]),
+        half = dataclasses.replace(validation, items=validation.items[::2], split=HALVES[0])
+        chosen_by, odd = {*prompts(half)}, validation.items[1::2]
+        left = tuple(item for item in odd if named(item.prompt) not in chosen_by)
+        self._dropped(len(odd) - len(left), len(left))
+        left = left[: plan.test_count]
+        return half, dataclasses.replace(validation, items=left, split=HALVES[1])
+
+    def _others(self, known: Collection[str]) -> Sweep:
+        """The sweep to check on, without the prompts of these names."""
+        plan = self._plan
+        asked = dataclasses.replace(plan.asked, count=plan.test_count)
+        test = planned(asked, split=plan.test_split)
+        twice = sum(name in {*known} for name in prompts(test))
+        if twice:
+            test = planned(asked, split=plan.test_split, without={*known})
+        self._dropped(twice, len(test.items))
+        return test
+
+    def _dropped(self, twice: int, left: int) -> None:
+        """Says how many texts are not checked on, since the choice is made on them. `left`: how many are.
+
+        Raises:
+            ConfigError: next to none.
+        """
+        if not twice:
+            return
+        if left > 1:
+            self._say(
+                f"{twice} of the texts to check on are among those of the choice, and are left out."
+            )
+            return
+        plan, remedy = self._plan, "take another --test-split"
+        if len(plan.asked.task.splits) == 1:
+            remedy = "add texts with other prompts"
+            if plan.source is not None:
+                remedy = "choose from a sweep of its first texts (bild sweep --count N), and the rest is checked on"
+        raise ConfigError(
+            f"{plan.source or 'the choice'} holds texts of split {plan.test_split!r}, which the choice is checked "
+            f"on, and without them {left} are left: {remedy}"
         )
 
     def _swept(self, sweep: Sweep, part: str) -> Study:
@@ -211,12 +260,15 @@ class Tune:
                 # This command's own file: nobody else would make it again.
                 self._say(f"{error}; this command does so")
             else:
-                if found.environment.get("sweep") == fingerprint(sweep):
+                differs = difference(found, sweep)
+                if differs is None:
                     return found
+                name, was, now = differs
+                self._say(f"{path}: its {name} is {was}, not {now}; it is made again")
         return swept(sweep, path, self._plan.command, self._inproc)
 
     def _fits(self, study: Study, test: Sweep) -> None:
-        """Refuses a sweep of something else, or of the very texts that are to be checked on."""
+        """Refuses a sweep of something else."""
         source = self._plan.source
         if study.task != test.task:
             raise ConfigError(
@@ -234,11 +286,6 @@ class Tune:
                 f"--from {source} was made with another {name} ({was}, now {now}): a setting is checked with what "
                 "it was chosen with, so give the same"
             )
-        if {*study.environment.get("prompts", ())} & {*prompts(test)}:
-            raise ConfigError(
-                f"--from {source} holds texts of split {test.split!r}, which the choice is checked on: take "
-                "another --test-split"
-            )
 
     def _nothing(self, study: Study, evidence: Evidence, check: int) -> int:
         """No setting passes: says how near the best one comes, and what is left. `check`: texts to check on."""
@@ -252,6 +299,15 @@ class Tune:
         self._say("Mode exact writes the large model's own text, faster where drafting pays; mode large is that "
                   "model alone: bild generate --mode exact. Or give more texts (--count), higher --alpha-fb and "
                   "lower --alpha-rb, or a lower floor.")  # fmt: skip
+        return self._none()
+
+    def _none(self) -> int:
+        """No answer: says so of a file that holds one of an earlier run. Exit code as `main`."""
+        out = self._plan.asked.out
+        if out.exists():
+            self._say(
+                f"{out} is of an earlier run, and no answer to this one: it was left as it is."
+            )
         return 1
 
     def _checked(self, test: Sweep, setting: Setting) -> Study:
