@@ -1,6 +1,6 @@
 """One setting against another on the same texts: how much better it is and how much faster, with intervals.
 
-Every run has the large model alone beside it, text by text. So a speed is one over that model's in the same
+Every run has the large model alone beside it, in turns. So a speed is one over that model's in the same
 run, and what is compared of two runs is the ratio of two ratios, both of the same resample of the texts.
 """
 
