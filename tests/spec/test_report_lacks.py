@@ -19,7 +19,7 @@ from bild_dist.evaluation.report.runs import studies
 from bild_dist.evaluation.run import main as evaluation
 from bild_dist.evaluation.run.record import Part, Record, Setting, TextRecord
 from bild_dist.policy.baselines import alone
-from bild_dist.types import Options
+from bild_dist.types import Mode, Options
 
 
 def run(options: Options, command: str = "", name: str = "", split: str = "all") -> Record:
@@ -86,7 +86,7 @@ def test_without_a_command_the_options_are_said() -> None:
 def test_a_run_of_calm_names_no_pair() -> None:
     """Its configuration has the large model twice: the command of another run is given on."""
     first = run(
-        Options(mode="small"), "bild eval --task mine -c calm.toml --mode small", "calm 0.9"
+        Options(mode=Mode.SMALL), "bild eval --task mine -c calm.toml --mode small", "calm 0.9"
     )
     how = of(first, run(Options(), "bild eval --task mine --small s --large l --out b.json"))
     assert how["Table 3"].startswith("bild eval --task mine --small s --large l --baseline")

@@ -242,9 +242,8 @@ def _note(study: Study, rival: Row, found: list[Contender]) -> str:
     ]
     if study.drawn:
         words.append(
-            "A run has one seed, and with it the same random numbers in all of its texts: what another seed "
-            "would change is not in the intervals. Runs of other seeds (--seed) make sections of their own, to "
-            "compare with."
+            "One draw a text, each with random numbers of its own. Runs of other seeds (--seed) make sections "
+            "of their own, to compare with."
         )
     beside = max(one.beside for one in compared)
     if beside:
