@@ -2,6 +2,7 @@
 
     python -m benchmarks.evaluation de-en [--count N] [--records FOLDER]
     python -m benchmarks.evaluation default --count 40
+    python -m benchmarks.evaluation synopsis    behind `make -C recipes/debian-t5 PAIR=synopsis align`
 
 Each setting is measured with the large model beside it, in turns, so speed-ups are comparable between
 settings. A record that is there already is kept, so that an interrupted run goes on. What is
@@ -97,6 +98,18 @@ PAIRS: Final = {
     ),
 }
 """By pair: its task, and the settings."""
+MODELS: Final = {
+    "de-en": ["--pair", "de-en"],
+    "synopsis": ["--small", "small-aligned", "--large", "large", "--threads", "1"],
+    "default": ["--pair", "default"],
+}
+RECIPE: Final = Path.home() / ".cache/bild-dist/recipes/debian-t5/synopsis"
+"""Where `make -C recipes/debian-t5 PAIR=synopsis align` leaves its models."""
+
+
+def place(pair: str) -> Path:
+    """The folder that the commands of a pair are given in."""
+    return RECIPE if pair == "synopsis" else HERE.parent
 
 
 def main() -> int:
@@ -117,7 +130,9 @@ def main() -> int:
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     pages = HERE.parent / "docs" / "evaluation" / given.pair
-    report = subprocess.run([*_BILD, "report", str(folder), "--out", str(pages)], check=False)
+    report = subprocess.run(
+        [*_BILD, "report", str(folder), "--out", str(pages)], check=False, cwd=place(given.pair)
+    )
     # The page has every text in it; whoever wants it makes it.
     (pages / "report.html").unlink(missing_ok=True)
     return 0 if len(rows) == len(settings) and report.returncode == 0 else 1
@@ -132,11 +147,11 @@ def measured(
         "".join(c if c.isalnum() or c == "." else "-" for c in options).strip("-") + ".json"
     )
     count = [] if given.count is None else ["--count", str(given.count)]
-    models = [] if "--large" in words or "-c" in words else ["--pair", given.pair]
+    models = [] if "--large" in words or "-c" in words else MODELS[given.pair]
     command = [*_BILD, "eval", "--task", task, *models, *count, *words]
     print(options, flush=True)
     # It leaves a finished record alone, unless that is of something else: then it says so.
-    done = subprocess.run([*command, "--out", str(file)], check=False, cwd=HERE.parent)
+    done = subprocess.run([*command, "--out", str(file)], check=False, cwd=place(given.pair))
     if done.returncode != 0:
         return None
     record = json.loads(file.read_text(encoding="utf-8"))

@@ -56,7 +56,10 @@ def main() -> int:
           f"speed at least {NEEDED_SPEED} in {fast}, "
           f"mean {np.mean(speed):.3f}, least {min(speed):.3f}")  # fmt: skip
     if given.output is not None:
-        found = {"command": " ".join(sys.argv), "texts": len(evidence), "met": met, "fast": fast,
+        said = [given.sweep.name, *(f"--floor {floor}" for floor in given.floor)]
+        said += [f"--splits {given.splits} --confidence {given.confidence:g}"]
+        command = f"python -m benchmarks.tune_splits {' '.join(said)}"
+        found = {"command": command, "texts": len(evidence), "met": met, "fast": fast,
                  "thresholds": {"chosen": len(drawn), "met": kept},
                  "splits": rows}  # fmt: skip
         given.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

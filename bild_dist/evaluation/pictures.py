@@ -21,6 +21,10 @@ COLOURS: Final = ("#2166ac", "#b35806", "#1a7f37", "#762a83", "#c51b7d", "#4d4d4
 """Told apart by people who see no red or no green."""
 MARKS: Final = "osD^vP"
 STROKES: Final = ("-", "--", "-.", ":")
+_PARTING: Final = (
+    "distance", "confidence", "adapt", "first", "verify_tail", "window", "schedule", "branches",
+)  # fmt: skip
+"""Options that make other curves of the same thresholds: those of two distances are not even of one unit."""
 UNDATED: Final = {"Date": None, "Creator": None}
 """Metadata of an SVG whose bytes depend on nothing but what is drawn."""
 _STYLE: Final = {
@@ -81,22 +85,30 @@ def curves(
     points: Sequence[T], of: Callable[[T], Options], also: Callable[[T], str] = lambda point: ""
 ) -> list[tuple[str, list[T]]]:
     """Figure 10 of the paper: a curve for each alpha_rb, by alpha_fb, with its title; and one for each
-    window, schedule and `also` where there are several of them.
+    `also` and each of `_PARTING` where there are several of them.
     """
-    several = {
-        name: len({getattr(of(p), name) for p in points}) > 1 for name in ("window", "schedule")
-    }
+    several = [name for name in _PARTING if len({getattr(of(p), name) for p in points}) > 1]
     many = len({also(point) for point in points}) > 1
-    found: dict[tuple[str, float, int, str], list[T]] = {}
+    found: dict[tuple[str | float, ...], list[T]] = {}
     titles = {}
     for point in sorted(points, key=lambda p: of(p).alpha_fb):
         options = of(point)
-        window = options.window if several["window"] else 0
-        schedule = str(options.schedule) if several["schedule"] else ""
-        key = (also(point), options.alpha_rb, window, schedule)
-        words = [f"alpha_rb {options.alpha_rb:g}", f"window {window}" if window else "", schedule,
+        parting = {name: getattr(options, name) for name in several}
+        # No schedule is a word too, or it could not be sorted.
+        ranks = [v if isinstance(v, int | float) else str(v) for v in parting.values()]
+        key = (also(point), options.alpha_rb, *ranks)
+        words = [f"alpha_rb {options.alpha_rb:g}", *(_said(*one) for one in parting.items()),
                  also(point) if many else ""]  # fmt: skip
         titles[key] = ", ".join(word for word in words if word)
         found.setdefault(key, []).append(point)
     # As numbers: as words, 10 would stand before 2.
     return [(titles[key], found[key]) for key in sorted(found)]
+
+
+def _said(name: str, value: Any) -> str:
+    """An option of `_PARTING` in a title."""
+    if name == "schedule":
+        return str(value or "")
+    if name == "verify_tail":
+        return "" if value else "tail unchecked"
+    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"

@@ -308,3 +308,56 @@ def test_what_is_no_record_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "bild eval" in capsys.readouterr().err
     assert main([str(file), "--out", str(tmp_path), "--texts", "-1"]) == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_calm_has_no_bill(runs: Path) -> None:
+    """How many layers it ran is in no record: at full depth it would be as dear as the large model alone."""
+    one, *_, small = (run for run in read([runs]).records if not run.setting.options.temperature)
+    assert small.setting.options.mode is Mode.SMALL
+    (part,) = sections(Found([renamed(small, "calm 0.8"), one]), {})
+    (chart,) = (chart for chart in part.charts if chart.number == 8)
+    assert "calm" not in chart.says
+    assert "bild" in chart.says
+
+
+def test_a_tasks_texts_are_read_once(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two studies of one task, each of several runs: a task of the hub would ask the network each time."""
+    asked = []
+
+    def items(task: str, split: str) -> dict[str, Item]:
+        asked.append((task, split))
+        return {item.id: item for item in ITEMS}
+
+    monkeypatch.setattr("bild_dist.evaluation.report.report.items_of", items)
+    parts = sections(read([runs]), {})
+    assert [8 in {chart.number for chart in part.charts} for part in parts] == [True, True]
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "lengths", "most"),
+    [
+        ({"truncate": True}, {"max_length": 99, "max_source": 3}, 3),
+        ({"truncate": True, "max_new_tokens": 4}, {"max_length": 6, "max_source": 0}, 2),
+        ({}, {"max_length": 6, "max_source": 0}, 5),
+        ({"truncate": True}, {}, 5),
+    ],
+    ids=["encoder", "with room for the text", "as it is", "unknown"],
+)
+def test_a_prompt_that_was_cut_is_billed_as_it_was_read(
+    runs: Path, options: dict[str, Any], lengths: dict[str, int], most: int
+) -> None:
+    """An article of thousands of tokens costs what the encoder takes of it, and no more."""
+    one = read([runs]).records[0]
+    setting = Setting("mine", Options(**options))
+    cut = replace(
+        one, part=replace(one.part, setting=setting), models={role.value: lengths for role in Role}
+    )
+    found = models_of(one, {})
+
+    class Letters:
+        def encode(self, prompt: str) -> Any:
+            return type("Encoded", (), {"ids": list(prompt)})
+
+    items = {text.id: Item(text.id, "abcde") for text in one.texts}
+    assert set(replace(found, tokenizer=Letters()).lengths(cut, items).values()) == {most}

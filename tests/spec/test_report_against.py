@@ -150,12 +150,19 @@ def test_at_equal_quality_speed_decides(speed: float, noise: float, verdict: str
         run(LOSSY, speed, noise=noise, seed=5), run(REJECTION, 1.6, noise=noise), run(EXACT, 1.1),
     ])  # fmt: skip
     said = starting(table, "At equal quality")
-    assert said.startswith(f"At equal quality {verdict}: bild 0.4/4 is ")
+    assert said.startswith(f"At equal quality {verdict} by speed: bild 0.4/4 is ")
     assert said.endswith("times as fast as rejection 4. Both wrote the same texts.")
     assert table.rows[0][0] == "BiLD at its quality"
-    assert starting(table, "Mode exact").startswith(
-        "Mode exact, which loses nothing, speculative sampling wins: exact is 0."
+    assert starting(table, "In mode exact").startswith(
+        "In mode exact, which loses nothing, speculative sampling wins by speed: exact is 0."
     )
+
+
+def test_no_winner_by_less_than_is_shown() -> None:
+    """An interval that reads as one up to 1.00 holds 1 for whoever reads it."""
+    table = told([run(LOSSY, 1.597), run(REJECTION, 1.6)])
+    assert table.rows[0][3] == "1.00 [1.00, 1.00]"
+    assert starting(table, "At equal quality the two cannot be told apart by speed")
 
 
 @pytest.mark.parametrize(
@@ -171,7 +178,10 @@ def test_at_equal_latency_quality_decides(changes: dict[str, Any], verdict: str)
     """Of the best setting that is at least as fast, by the interval of the difference."""
     metric = changes.get("metric", "rougeL")
     table = told([run(LOSSY, 2.0, **changes), run(REJECTION, 1.6, metric=metric)])
-    assert starting(table, "At equal latency").startswith(f"At equal latency {verdict}: bild")
+    by = "agreement" if metric == "agreement" else "ROUGE-L"
+    assert starting(table, "At equal latency").startswith(
+        f"At equal latency {verdict} by {by}: bild"
+    )
     row = next(row for row in table.rows if row[0] == "BiLD at its latency")
     assert row[1] == "bild 0.4/4"
     assert row[3].startswith("1.25 [1.25, 1.25]")
@@ -185,8 +195,8 @@ def test_mode_exact_stands_where_nothing_lossy_is_as_good() -> None:
         ["BiLD at its latency", "bild 0.4/4"],
     ]
     assert starting(table, "At equal quality") == (
-        "At equal quality BiLD wins: no lossy setting here is as good, so mode exact stands for BiLD: exact is "
-        "1.10 [1.10, 1.10] times as fast as rejection 4. Both wrote the same texts."
+        "At equal quality BiLD wins by speed: no lossy setting here is as good, so mode exact stands for BiLD: "
+        "exact is 1.10 [1.10, 1.10] times as fast as rejection 4. Both wrote the same texts."
     )
 
 
@@ -195,8 +205,12 @@ def test_what_no_setting_reaches_is_said_with_the_nearest() -> None:
     table = told([run(LOSSY, 1.2, wrong=9), run(REJECTION, 1.6)])
     quality, latency = (starting(table, f"At equal {what}") for what in ("quality", "latency"))
     assert "nothing can be compared" in quality
-    assert "nothing can be compared: no setting of BiLD here is as fast. The fastest: " in latency
-    assert "0.75 [0.75, 0.75] times as fast as rejection 4 (speculative sampling wins)" in latency
+    assert "Speculative sampling wins by ROUGE-L: -" in quality
+    assert "nothing can be compared: no setting of BiLD here is as fast. The fastest, " in latency
+    assert (
+        "0.75 [0.75, 0.75] times as fast as rejection 4: speculative sampling wins by speed."
+        in latency
+    )
     assert [row[0] for row in table.rows] == [
         "none at its quality; the best BiLD", "none at its latency; the fastest BiLD",
     ]  # fmt: skip
@@ -247,11 +261,19 @@ def test_texts_that_were_drawn_are_compared_too() -> None:
     """BiLD drawn against rejection drawn, where a metric is fair to both."""
     table = told([run(drawn(LOSSY), 2.0, better=20), run(drawn(REJECTION), 1.6)])
     assert starting(table, "At equal latency BiLD wins")
-    assert "One draw a text" in table.note
+    assert "what another seed would change is not in the intervals" in table.note
     assert "otherwise in one run" not in table.note
-    other = run(drawn(REJECTION, seed=7), 1.6, own=f"{MINE} too")
+    other = run(drawn(REJECTION), 1.6, own=f"{MINE} too")
     table = told([run(drawn(LOSSY), 2.0, better=20), other])
     assert "wrote up to 40 texts otherwise in one run than in another" in table.note
+
+
+def test_what_two_lossless_settings_drew_proves_nothing() -> None:
+    """Mode exact and rejection have one law: the one whose draws were luckier is not the better one."""
+    table = told([run(drawn(EXACT), 2.0, better=30), run(drawn(REJECTION), 1.6, wrong=20)])
+    said = " ".join(table.says)
+    assert "At equal latency the two cannot be told apart by ROUGE-L: no lossy setting" in said
+    assert "wins by ROUGE-L" not in said
 
 
 def test_agreement_with_one_draw_judges_no_method() -> None:
@@ -264,8 +286,11 @@ def test_agreement_with_one_draw_judges_no_method() -> None:
     ]
     table = told(records)
     assert [row[:3] for row in table.rows] == [["exact", "exact", "-"]]
-    assert starting(table, "Mode exact").endswith("Both draw from the large model's own law.")
+    assert starting(table, "In mode exact").endswith("law: whatever else differs is chance.")
     assert "favours BiLD" in starting(table, "Of quality nothing can be said by agreement")
+    (study,) = studies([records[0], records[2]])
+    (only,) = (table for table in tables(study, {}, ITEMS) if table.number == 3)
+    assert "favours BiLD" in only.note
 
 
 def test_ways_to_draw_stand_apart() -> None:

@@ -214,3 +214,86 @@ def test_a_run_without_a_text_promises_nothing() -> None:
     (section,) = sections(Found([bare]), {})
     assert "no setting reaches it" not in str(section.tables)
     assert section.charts == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "titles"),
+    [
+        ({"max_new_tokens": 48}, ["max_new_tokens 128", "max_new_tokens 48"]),
+        ({"stop": (".",)}, ["stop none", "stop ('.',)"]),
+        ({"truncate": True}, ["truncate False", "truncate True"]),
+        ({"chat_template": False}, ["chat_template True", "chat_template False"]),
+        ({"temperature": 1.0, "seed": 7}, ["seed 0", "seed 7"]),
+    ],
+    ids=["length", "stop", "truncate", "chat template", "seed"],
+)  # fmt: skip
+def test_runs_whose_large_model_was_asked_for_something_else_stand_apart(
+    changes: dict[str, Any], titles: list[str]
+) -> None:
+    """Eight tokens of a text take an eighth of the time of all, and another seed writes another text: neither
+    is what the other run's settings are measured by.
+    """
+    usual = {"temperature": 1.0} if "temperature" in changes else {}
+    found = studies([
+        asked_for(run(1.5, own={"bleu": 20}, large={"bleu": 21}, **options), **more)
+        for options, more in ((usual, usual), ({**usual, "window": 3}, usual), (changes, changes))
+    ])  # fmt: skip
+    assert [study.apart for study in found] == titles
+    assert [len(study.rows) for study in found] == [3, 2]
+
+
+def asked_for(record: Record, **options: Any) -> Record:
+    """With the large model alone asked for the same, as `bild eval` does it."""
+    assert record.large is not None
+    setting = Setting.of(Options(mode=Mode.LARGE, **options))
+    return replace(record, large=replace(record.large, setting=setting))
+
+
+def noted(record: Record, models: Mapping[str, Any] = {}, **environment: Any) -> Record:
+    """With more of its models and surroundings."""
+    found = {role: {**own, **models} for role, own in record.models.items()}
+    return replace(record, models=found, environment=environment)
+
+
+def test_runs_in_another_precision_or_by_other_references_stand_apart() -> None:
+    """The large model writes other texts in bfloat16, and corrected references give other figures."""
+    one = run(1.5, own={"bleu": 20}, large={"bleu": 21})
+    half, whole = (
+        noted(one, {"dtype": dtype, "device": "cpu"}) for dtype in ("bfloat16", "float32")
+    )
+    assert [study.apart for study in studies([half, whole])] == [
+        "bfloat16 on cpu", "float32 on cpu",
+    ]  # fmt: skip
+    old, new = (noted(one, references=f"2 ({name})") for name in ("0123456789", "fedcba9876"))
+    assert [study.apart for study in studies([old, new])] == [
+        "references 012345", "references fedcba",
+    ]  # fmt: skip
+
+
+def test_a_large_model_is_the_same_under_another_name() -> None:
+    """Whether a pair or a folder was named: the weights are what wrote, and the first name is kept."""
+    one = run(1.5, own={"bleu": 20}, large={"bleu": 21})
+    models = {**one.models, "large": {**one.models["large"], "model": "elsewhere"}}
+    (study,) = studies([one, replace(one, models=models)])
+    assert (study.large_model, len(study.of(Kind.BILD))) == ("final", 2)
+
+
+def test_a_record_that_does_not_name_its_references_stands_with_those_that_do() -> None:
+    """Earlier versions did not note them; where two are named nobody knows which it had."""
+    bare = run(1.5, own={"bleu": 20}, large={"bleu": 21})
+    one, other = (noted(bare, references=f"2 ({name})") for name in ("0123456789", "fedcba9876"))
+    assert len(studies([bare, bare])) == 1
+    assert len(studies([bare, one])) == 1
+    assert [study.apart for study in studies([bare, one, other])] == [
+        "references unknown", "references 012345", "references fedcba",
+    ]  # fmt: skip
+
+
+def test_two_places_in_one_section_are_said() -> None:
+    """Speeds are over the large model beside them, and still another machine may favour one of two."""
+    one = run(1.5, own={"bleu": 20}, large={"bleu": 21})
+    (section,) = sections(Found([noted(one, cpu="this"), noted(one, cpu="that", torch="2")]), {})
+    (note,) = (note for note in section.notes if "differ" in note)
+    assert note.startswith("The runs differ in cpu (this; that). ")
+    (section,) = sections(Found([noted(one, cpu="this"), noted(one, cpu="this")]), {})
+    assert not any("differ" in note for note in section.notes)

@@ -6,6 +6,7 @@ import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -184,6 +185,29 @@ def test_curves_part_where_windows_or_schedules_do() -> None:
         assert [setting.options.alpha_fb for setting in curve] == [0.3, 0.8]
     (one,) = pictures.curves(settings[:1], lambda setting: setting.options)
     assert one[0] == "alpha_rb 10"
+
+
+@pytest.mark.parametrize(
+    ("changes", "titles"),
+    [
+        ({"distance": "tv"}, ["alpha_rb 0.5, distance ce", "alpha_rb 0.5, distance tv"]),
+        ({"confidence": "margin"}, ["alpha_rb 0.5, confidence margin", "alpha_rb 0.5, confidence max"]),
+        ({"adapt": 0.2}, ["alpha_rb 0.5, adapt 0", "alpha_rb 0.5, adapt 0.2"]),
+        ({"first": "large"}, ["alpha_rb 0.5, first large", "alpha_rb 0.5, first small"]),
+        ({"verify_tail": False}, ["alpha_rb 0.5, tail unchecked", "alpha_rb 0.5"]),
+    ],
+)  # fmt: skip
+def test_curves_part_where_thresholds_mean_something_else(
+    changes: dict[str, Any], titles: list[str]
+) -> None:
+    """alpha_rb 0.5 is in nats with one distance and a share with another: no line joins the two."""
+    settings = [
+        Setting.of(Options(alpha_fb=fb, alpha_rb=0.5, **more))
+        for fb in (0.8, 0.3) for more in ({}, changes)
+    ]  # fmt: skip
+    found = pictures.curves(settings, lambda setting: setting.options)
+    assert [title for title, _ in found] == titles
+    assert all([one.options.alpha_fb for one in curve] == [0.3, 0.8] for _, curve in found)
 
 
 def test_a_broken_sweep_is_refused_by_what_is_broken(file: Path, tmp_path: Path) -> None:

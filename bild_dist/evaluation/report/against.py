@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from bild_dist.evaluation.metrics.base import RESAMPLES
 from bild_dist.evaluation.report.cells import Table, head_of, interval, line
 from bild_dist.evaluation.report.paired import Compared, Comparison, Figure
 from bild_dist.evaluation.report.runs import Kind, Row, Study
 from bild_dist.evaluation.tasks.base import Item
+
+_FAST: Final = 2
+"""Decimals of a ratio of speeds."""
 
 
 class Terms(StrEnum):
@@ -58,21 +62,24 @@ def tables(study: Study, items: Mapping[str, Item]) -> list[Table]:
     found = _contenders(study, comparison)
     rows = [_line(f"speculative sampling, {row.small}", row, study) for _, _, row in others]
     rows += [_line(one.title, one.row, study) for one in found]
-    note = (
-        f"BiLD against the fastest of them, {rival.name}: the fastest setting of at least its quality, and the "
-        "best one that is at least as fast; where no lossy one is, mode exact. Here each has an interval of "
-        "its own: table 3b compares them."
-    )
+    note = "No run of BiLD stands beside it."
+    if found:
+        note = (
+            f"BiLD against the fastest of them, {rival.name}: the fastest setting of at least its quality, and "
+            "the best one that is at least as fast; where no lossy one is, mode exact. Here each has an interval "
+            "of its own: table 3b compares them."
+        )
+    elif study.placed(Kind.BILD, Kind.EARLY_EXIT):
+        note = " ".join(_unsaid(study, comparison.unfair))
     first = Table(
         3,
         "Against speculative sampling by rejection",
-        note if found else "No run of BiLD stands beside it.",
+        note,
         head_of(study),
         rows,
     )
     if not found:
         return [first]
-    judge = study.judge
     return [
         first,
         Table(
@@ -84,8 +91,8 @@ def tables(study: Study, items: Mapping[str, Item]) -> list[Table]:
                 [
                     one.title,
                     _named(one.row, study),
-                    interval(one.compared.quality, judge.digits + 1, signed=True),
-                    interval(one.compared.speed, 2),
+                    interval(one.compared.quality, _digits(study), signed=True),
+                    interval(one.compared.speed, _FAST),
                     f"{one.compared.same} of {one.compared.texts}",
                 ]
                 for one in found
@@ -133,72 +140,88 @@ def _contenders(study: Study, comparison: Comparison) -> list[Contender]:
 
 
 def _sentence(one: Contender, study: Study, rival: Row) -> str:
-    """Who wins on these terms, by how much, and what the other figure does meanwhile."""
-    name, other = _named(one.row, study), _named(rival, study)
+    """Who wins on these terms and by how much, and what the other figure does meanwhile."""
     compared = one.compared
-    fast = f"{interval(compared.speed, 2)} times as fast as {other}"
-    speed = f"{name} is {fast}" if compared.speed else f"{name} and {other} were not both timed"
+    by_speed = _verdict(compared.speed, 1, "speed", _FAST)
+    fast = f"{interval(compared.speed, _FAST)} times as fast as {_named(rival, study)}"
+    name = _named(one.row, study)
     if one.terms is Terms.LOSSLESS:
         same = _same(compared, study)
-        return f"Mode exact, which loses nothing, {_verdict(compared.speed, 1)}: {speed}. {same}"
+        return f"In mode exact, which loses nothing, {by_speed}: {name} is {fast}. {same}"
+    stands = (
+        "no lossy setting here is as {}, so mode exact stands for BiLD: " if one.lossless else ""
+    )
+    if one.terms is Terms.QUALITY and one.reached:
+        lead = f"At equal quality {by_speed}: {stands.format('good')}"
+        return f"{lead}{name} is {fast}. {_quality(one, study)}"
     if one.terms is Terms.QUALITY:
-        lead = f"At equal quality {_verdict(compared.speed, 1)}: "
-        if not one.reached:
-            lead = (
-                "At equal quality nothing can be compared: no setting of BiLD here is as good, and none ran in "
-                "mode exact. The best: "
-            )
-        elif one.lossless:
-            lead += "no lossy setting here is as good, so mode exact stands for BiLD: "
-        return f"{lead}{speed}. {_quality(one, study)}"
-    if not one.reached:
         return (
-            f"At equal latency nothing can be compared: no setting of BiLD here is as fast. The fastest: {speed} "
-            f"({_verdict(compared.speed, 1)}). {_quality(one, study)}"
+            "At equal quality nothing can be compared: no setting of BiLD here is as good, and none ran in mode "
+            f"exact. The best, {name}, is {fast}. {_quality(one, study)}"
         )
-    lossless = "no lossy setting here is as fast, so mode exact stands for BiLD: "
-    lead = f"At equal latency {_verdict(_better(compared.quality, study), 0)}: "
-    return f"{lead}{lossless if one.lossless else ''}{speed}. {_quality(one, study)}"
+    if one.reached:
+        by_quality = _by_quality(one, study)
+        lead = f"At equal latency {by_quality}: {stands.format('fast')}"
+        return f"{lead}{name} is {fast}. {_quality(one, study, said=True)}"
+    return (
+        f"At equal latency nothing can be compared: no setting of BiLD here is as fast. The fastest, {name}, is "
+        f"{fast}: {by_speed}. {_quality(one, study)}"
+    )
 
 
-def _quality(one: Contender, study: Study) -> str:
-    """What a setting gains or loses in quality."""
+def _quality(one: Contender, study: Study, *, said: bool = False) -> str:
+    """What a setting gains or loses in quality. `said`: who wins by it stands there already."""
     compared, title = one.compared, study.judge.title
-    if compared.texts and compared.same == compared.texts:
-        return _same(compared, study)
     if compared.quality is None:
         return f"By how much {title} differs is not known: {compared.why}."
-    said = (
-        f"Its {title} differs by {interval(compared.quality, study.judge.digits + 1, signed=True)}"
-    )
-    found = _better(compared.quality, study)
-    if found is not None and found["low"] <= 0 <= found["high"]:
-        return f"{said}: by it the two cannot be told apart."
-    return f"{said}."
+    if compared.same == compared.texts or (one.lossless and study.drawn):
+        return _same(compared, study)
+    figure = interval(compared.quality, _digits(study), signed=True)
+    if said:
+        return f"Its {title} differs by {figure}."
+    verdict = _by_quality(one, study)
+    return f"{verdict[0].upper()}{verdict[1:]}: {figure}."
 
 
 def _same(compared: Compared, study: Study) -> str:
-    if study.drawn:
-        return "Both draw from the large model's own law."
+    """What two lossless settings have in common."""
     if compared.same == compared.texts:
         return "Both wrote the same texts."
+    if study.drawn:
+        return "Both draw from the large model's own law: whatever else differs is chance."
     return f"Of {compared.texts} texts both wrote {compared.same} alike."
 
 
-def _better(quality: Figure | None, study: Study) -> Figure | None:
+def _by_quality(one: Contender, study: Study) -> str:
+    return _verdict(_gain(one, study), 0, study.judge.title, _digits(study))
+
+
+def _digits(study: Study) -> int:
+    """Decimals of a difference: one more than of a figure."""
+    return study.judge.digits + 1
+
+
+def _gain(one: Contender, study: Study) -> Figure | None:
     """A difference of quality such that more is better."""
-    if quality is None or study.judge.higher_is_better:
-        return quality
-    return {"value": -quality["value"], "low": -quality["high"], "high": -quality["low"]}
+    found = one.compared.quality
+    if found is not None and one.lossless and study.drawn:
+        return {"value": 0.0, "low": 0.0, "high": 0.0}  # of one law, whatever was drawn
+    if found is None or study.judge.higher_is_better:
+        return found
+    return {"value": -found["value"], "low": -found["high"], "high": -found["low"]}
 
 
-def _verdict(found: Figure | None, even: float) -> str:
-    """`even`: what the figure would be of two that are the same."""
+def _verdict(found: Figure | None, even: float, by: str, digits: int) -> str:
+    """`even`: what the figure would be of two that are the same; `digits`: decimals that it is shown with,
+    since an interval that shows as one up to 1.00 must not prove that it ends below.
+    """
     if found is None:
-        return "nobody can say who wins"
-    if found["low"] > even:
-        return "BiLD wins"
-    return "speculative sampling wins" if found["high"] < even else "the two cannot be told apart"
+        return f"nobody can say who wins by {by}"
+    if round(found["low"], digits) > even:
+        return f"BiLD wins by {by}"
+    if round(found["high"], digits) < even:
+        return f"speculative sampling wins by {by}"
+    return f"the two cannot be told apart by {by}"
 
 
 def _unsaid(study: Study, unfair: str) -> list[str]:
@@ -212,18 +235,22 @@ def _note(study: Study, rival: Row, found: list[Contender]) -> str:
     words = [
         f"In brackets 95 % intervals over {RESAMPLES:,} resamples of the texts that both runs have ({texts}), the "
         "same for both settings. Times as fast: the speed of each is over the large model alone in its own run, "
-        "text by text, and this is the ratio of the two, above 1 where BiLD is faster. Two cannot be told apart "
+        "in turns, and this is the ratio of the two, above 1 where BiLD is faster. Two cannot be told apart "
         "where the interval holds 1, or 0 of a difference.",
-        f"{rival.name} was chosen as the fastest, and BiLD's settings by its figures, on these very texts, which "
+        f"The fastest of rejection, {rival.name}, and the settings of BiLD were chosen on these very texts, which "
         "flatters each a little; the intervals know nothing of the choice. bild tune chooses on other texts.",
     ]
     if study.drawn:
-        words.append("One draw a text: the intervals hold what another would change.")
+        words.append(
+            "A run has one seed, and with it the same random numbers in all of its texts: what another seed "
+            "would change is not in the intervals. Runs of other seeds (--seed) make sections of their own, to "
+            "compare with."
+        )
     beside = max(one.beside for one in compared)
     if beside:
         words.append(
-            f"The large model alone wrote up to {beside} texts otherwise in one run than in another: another "
-            "seed or length, or rounding."
+            f"The large model alone wrote up to {beside} texts otherwise in one run than in another, by "
+            "rounding or on another machine."
         )
     places = list(dict.fromkeys(name for one in compared for name in one.places))
     if places:

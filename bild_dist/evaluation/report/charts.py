@@ -110,8 +110,9 @@ def _exits(study: Study) -> list[Series]:
 
 def _calm(study: Study) -> list[Series]:
     other = study.placed(Kind.CALM)
+    found = [Series(kind.value, study.placed(kind)) for kind in (Kind.CALM, Kind.WHOLE)]
     ours = Series("BiLD, early exit", study.placed(Kind.EARLY_EXIT))
-    return [Series("CALM", other), ours] if other else []
+    return [*found, ours] if other else []
 
 
 def _trade(study: Study, number: int, title: str, series: Sequence[Series]) -> Chart | None:

@@ -20,7 +20,7 @@ from bild_dist.evaluation.run.record import Record
 from bild_dist.evaluation.tasks import registry
 from bild_dist.evaluation.tasks.base import Item
 from bild_dist.model import hub, pairs
-from bild_dist.types import Role
+from bild_dist.types import MOST, Role
 
 _ELSEWHERE: Final = frozenset(("-c", "--config", "--small-worker", "--large-worker"))
 """With these a command may say its models in a file, or not at all."""
@@ -40,12 +40,14 @@ class Models:
 
     def lengths(self, record: Record, items: Mapping[str, Item]) -> dict[str, int]:
         """Tokens of the prompts of a run, by the id of their item, without what stands around a text
-        (prefix, template, chat template). Empty where the tokenizer or the items are not there.
+        (prefix, template, chat template), cut where the run cut them. Empty where the tokenizer or the items
+        are not there.
         """
         if self.tokenizer is None:
             return {}
+        most = _room(record)
         return {
-            text.id: len(self.tokenizer.encode(items[text.id].prompt).ids)
+            text.id: min(len(self.tokenizer.encode(items[text.id].prompt).ids), most)
             for text in record.texts
             if text.id in items
         }
@@ -69,6 +71,17 @@ def items_of(task: str, split: str) -> dict[str, Item]:
         return {item.id: item for item in registry.find(task).items(split)}
     except (ConfigError, ImportError):
         return {}
+
+
+def _room(record: Record) -> int:
+    """Tokens of a prompt that a run read at most: as `orchestrator/prompt.py` cuts them."""
+    said = [record.models.get(role.value, {}) for role in Role]
+    options = record.setting.options
+    encoder = min(int(own.get("max_source", 0)) for own in said)
+    capacity = min(int(own.get("max_length", 0)) for own in said)
+    if encoder or not options.truncate or not capacity:
+        return encoder or capacity or MOST
+    return max(1, capacity - options.max_new_tokens)
 
 
 def models_of(record: Record, given: Mapping[Role, str]) -> Models:

@@ -1,6 +1,6 @@
 """One setting against another on the same texts: how much better it is and how much faster, with intervals.
 
-Every run has the large model alone beside it, text by text. So a speed is one over that model's in the same
+Every run has the large model alone beside it, in turns. So a speed is one over that model's in the same
 run, and what is compared of two runs is the ratio of two ratios, both of the same resample of the texts.
 """
 
@@ -69,7 +69,7 @@ class Comparison:
 
     def of(self, one: Row, other: Row) -> Compared:
         """The first against the second."""
-        ours, theirs = _texts(one), _texts(other)
+        ours, theirs = texts_of(one), texts_of(other)
         ids = [name for name in ours if name in theirs]
         if not ids:
             return Compared(why="no text is in both runs")
@@ -99,7 +99,7 @@ class Comparison:
             marks = self._marks(row)
             if isinstance(marks, str):
                 return marks
-            places = {name: place for place, name in enumerate(_texts(row))}
+            places = {name: place for place, name in enumerate(texts_of(row))}
             chosen = marks.rows[[places[name] for name in ids]]
             found.append(Marks(chosen, marks.score, marks.signature))
         low, high = draws.difference(*found)
@@ -112,7 +112,7 @@ class Comparison:
         return self._known[row.key]
 
     def _judged(self, row: Row) -> Marks | str:
-        metric, texts = self._study.judge, _texts(row)
+        metric, texts = self._study.judge, texts_of(row)
         if metric.name == "perplexity":
             return "a record does not hold what the large model thinks of each text"
         bare = any(name not in self._items or not self._items[name].references for name in texts)
@@ -142,9 +142,17 @@ class Comparison:
         return marks
 
 
-def _texts(row: Row) -> Texts:
+def texts_of(row: Row) -> Texts:
+    """What a row and the large model beside it wrote, by item."""
     large = {} if row.record.large is None else {text.id: text for text in row.record.large.texts}
     return {text.id: (text, large[text.id]) for text in row.part.texts if text.id in large}
+
+
+def speed(one: Row, other: Row) -> Figure | None:
+    """How many times as fast the first is, over the texts that both runs have; None where nothing was timed."""
+    ours, theirs = texts_of(one), texts_of(other)
+    found = [(*ours[name], *theirs[name]) for name in ours if name in theirs]
+    return _speed(found, Resamples(len(found))) if found else None
 
 
 def _speed(

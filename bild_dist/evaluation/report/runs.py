@@ -7,6 +7,7 @@ and off the setting's name where it names a baseline.
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -16,6 +17,13 @@ from typing import Any, Final, TypeAlias
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.metrics import registry as metrics
 from bild_dist.evaluation.metrics.base import Metric
+from bild_dist.evaluation.report.groups import (
+    apart,
+    gathered,
+    model_of,
+    numbers_of,
+    weights_of,
+)  # fmt: skip
 from bild_dist.evaluation.run.record import Part, Record, Setting
 from bild_dist.evaluation.tasks import registry
 from bild_dist.types import Mode, Options, Role
@@ -33,6 +41,7 @@ class Kind(StrEnum):
     REJECTION = "speculative sampling"
     EARLY_EXIT = "BiLD, early exit"
     CALM = "CALM"
+    WHOLE = "CALM that never exits"
     ORACLE = "oracle"
 
 
@@ -45,6 +54,8 @@ _NAMED: Final = (
     ("early exit", Kind.EARLY_EXIT),
     ("oracle", Kind.ORACLE),
 )
+_NEVER: Final = re.compile(r"\bcalm 1(\.0+)?(?![\d.])")
+"""CALM at a cosine that no two layers reach: transformers' modules, through all layers."""
 _METRICS: Final = ("bleu", "rougeL", "chrf", "agreement", "perplexity")
 """Of these the first that a run has, where its task is not known here."""
 POINT: Final = 1.0
@@ -56,6 +67,8 @@ Key: TypeAlias = tuple[str, str, Options]
 def kind_of(setting: Setting, small: str = "") -> Kind:
     """The series of a setting with the small model of that name."""
     name, options = setting.name.lower(), setting.options
+    if _NEVER.search(name):
+        return Kind.WHOLE
     for word, kind in _NAMED:
         if word in name:
             return kind
@@ -183,8 +196,9 @@ class Study:
 
     @property
     def smalls(self) -> list[str]:
-        """The small models, in the order of the records."""
-        return list(dict.fromkeys(row.small for row in self.rows if row.kind is not Kind.LARGE))
+        """The small models, in the order of the records. With CALM one model writes alone."""
+        none = (Kind.LARGE, Kind.CALM, Kind.WHOLE)
+        return list(dict.fromkeys(row.small for row in self.rows if row.kind not in none))
 
     def of(self, *kinds: Kind, small: str | None = None) -> list[Row]:
         """The rows of these kinds, of one small model or of all."""
@@ -216,98 +230,28 @@ def within(study: Study, row: Row, quality: float, lost: float) -> bool:
     return study.worth(quality) >= study.worth(study.below(base, lost)) - 1e-9
 
 
-def model_of(record: Record, role: Role) -> str:
-    """What a run calls its model of that role."""
-    return str(record.models.get(role.value, {}).get("model", role.value))
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """What runs of one study have in common. Of the texts the ids, and their prompts' name where the run
-    noted it; of the large model its weights', because folders of two models can have the same name.
-    """
-
-    task: str
-    split: str
-    large: str
-    drawn: str
-    weights: str
-    ids: frozenset[str]
-    asked: str
-
-    @classmethod
-    def of(cls, record: Record) -> _Group:
-        options = record.setting.options
-        drawn = _drawn(options)
-        ids = [text.id for text in record.texts] + [failure.id for failure in record.failed]
-        large = model_of(record, Role.LARGE)
-        asked = str(record.environment.get("items", ""))
-        weights = _weights(record, Role.LARGE)
-        return cls(record.task, record.split, large, drawn, weights, frozenset(ids), asked)
-
-    @property
-    def looks(self) -> tuple[str, str, str, str]:
-        """What the title says."""
-        return (self.task, self.split, self.large, self.drawn)
-
-
-def _drawn(options: Options) -> str:
-    """How texts are drawn; empty where the most likely token is written."""
-    if not options.temperature:
-        return ""
-    words = [f"top {options.top_k}"] if options.top_k else []
-    words += [f"nucleus p = {options.top_p:g}"] if options.top_p < 1 else []
-    if options.temperature != 1 or not words:
-        words.insert(0, f"temperature {options.temperature:g}")
-    return ", ".join(words)
-
-
 def studies(records: Iterable[Record]) -> list[Study]:
     """The records in tables. The large model's part of a record counts as a row of its own, once."""
-    groups: defaultdict[_Group, list[Record]] = defaultdict(list)
-    for record in records:
-        groups[_Group.of(record)].append(record)
-    alike: defaultdict[tuple[str, ...], list[_Group]] = defaultdict(list)
-    for key in groups:
-        alike[key.looks].append(key)
+    groups = gathered(records)
     return [
-        Study(*key.looks, _metric(key.task, group), _rows(group), _apart(key, alike[key.looks]))
+        Study(*key.looks, _metric(key.task, group), _rows(group), apart(key, groups))
         for key, group in groups.items()
     ]
 
 
-def _apart(key: _Group, alike: Sequence[_Group]) -> str:
-    """What tells a study from those with the same title: texts, weights, or at least a number."""
-    if len(alike) == 1:
-        return ""
-    words = []
-    for values, said in (
-        ({len(other.ids) for other in alike}, f"{len(key.ids)} texts"),
-        ({other.weights for other in alike}, f"weights {key.weights[:6] or 'unknown'}"),
-    ):
-        words += [said] if len(values) > 1 else []
-    same = [
-        other for other in alike if (len(other.ids), other.weights) == (len(key.ids), key.weights)
-    ]
-    words += [f"texts {same.index(key) + 1} of {len(same)}"] if len(same) > 1 else []
-    return ", ".join(words)
-
-
-def _weights(record: Record, role: Role) -> str:
-    """A name for a model's weights; empty where the run did not note it."""
-    return str(record.models.get(role.value, {}).get("weights", ""))
-
-
 def _rows(records: Sequence[Record]) -> tuple[Row, ...]:
-    several: defaultdict[str, set[str]] = defaultdict(set)
+    several: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
     for record in records:
-        several[model_of(record, Role.SMALL)].add(_weights(record, Role.SMALL))
+        several[model_of(record, Role.SMALL)].add(_small(record))
 
     def small(record: Record) -> str:
-        title = model_of(record, Role.SMALL)
-        if len(several[title]) == 1:
-            return title
-        return f"{title}, weights {_weights(record, Role.SMALL)[:6] or 'unknown'}"
+        title, (weights, numbers) = model_of(record, Role.SMALL), _small(record)
+        kinds, words = several[title], [title]
+        if len({own for own, _ in kinds}) > 1:
+            words.append(f"weights {weights[:6] or 'unknown'}")
+        if len({own for _, own in kinds}) > 1:
+            words.append(numbers or "dtype unknown")
+        return ", ".join(words)
 
     rows = [Row(r, r.part, kind_of(r.setting, model_of(r, Role.SMALL)), small(r)) for r in records]
     larges = [row for row in rows if row.kind is Kind.LARGE]
@@ -315,6 +259,11 @@ def _rows(records: Sequence[Record]) -> tuple[Row, ...]:
     rest = [row for row in rows if row.kind is not Kind.LARGE]
     # Any run's large model stands for all of them: the text is the same, and speeds are ratios.
     return (*(larges + beside)[:1], *(_told_apart(row, rest) for row in rest))
+
+
+def _small(record: Record) -> tuple[str, str]:
+    """What two small models of one name may differ in."""
+    return weights_of(record, Role.SMALL), numbers_of(record, Role.SMALL)
 
 
 def _told_apart(row: Row, rows: Sequence[Row]) -> Row:

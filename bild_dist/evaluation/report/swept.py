@@ -15,7 +15,8 @@ import numpy as np
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.metrics.base import Marks, Resamples, ratio
 from bild_dist.evaluation.report.cells import Table, interval
-from bild_dist.evaluation.report.runs import Kind, Row, Study, model_of
+from bild_dist.evaluation.report.groups import model_of
+from bild_dist.evaluation.report.runs import Kind, Row, Study
 from bild_dist.evaluation.run.record import Part, Record, TextRecord
 from bild_dist.evaluation.sweep import study as sweeps
 from bild_dist.evaluation.sweep.grid import front
