@@ -198,9 +198,9 @@ class Study:
         values["failed"] = tuple(Failure.from_dict(failure) for failure in found["failed"])
         for kind, said in found["difference"].items():
             known = Fields.of(said, f"difference.{kind}")
-            for own in (known, *([known.object("latency")] if "latency" in said else [])):
+            for numbers in (known, *([known.object("latency")] if "latency" in said else [])):
                 for name in ("settings", "within_10_percent", "median", "most"):
-                    own.number(name)
+                    numbers.number(name)
         values["readings"] = {
             name: tuple(Reading.from_dict(reading) for reading in read)
             for name, read in found["readings"].items()
