@@ -79,7 +79,7 @@ PAIRS: Final = {
         *BASELINES,
         *DRAWN,
         *exits("bild_dist/pairs/de-en/large", 4, 8, more="--threads 1 "),
-        *calm("de-en", "0.98", "0.99", "0.999", "1"),
+        *calm("de-en", "0.99", "1"),
         *MEASURES,
         *ORACLE,
     ),
@@ -93,8 +93,6 @@ PAIRS: Final = {
         "debian-synopsis",
         *bild("0.4/2", "0.6/2", "0.4/4"),
         *BASELINES[:4],
-        *exits("default", 10),
-        *calm("default", "0.9", "1"),
     ),
 }
 """By pair: its task, and the settings."""
