@@ -12,7 +12,7 @@ from typing import Any, Self
 from bild_dist.errors import BildError, InvalidRequest, WorkerFault
 from bild_dist.orchestrator.queue.brokers import job_desk, job_source
 from bild_dist.orchestrator.queue.consumer import Consumer
-from bild_dist.orchestrator.queue.source import JobDesk
+from bild_dist.orchestrator.queue.source import Delivery, JobDesk, JobSource
 from bild_dist.tables import QueueConfig
 from bild_dist.types import FinishReason, Result, Source, TokenEvent
 
@@ -183,3 +183,21 @@ async def delete_consumer(config: QueueConfig) -> None:
 
         async with redis.asyncio.from_url(config.url) as server:
             await server.xgroup_destroy(f"{config.prefix}:jobs", "consumers")
+
+
+def unheard(word: str) -> None:
+    raise AssertionError(f"nobody cancelled {word}")
+
+
+async def opened(config: QueueConfig, places: int = 1) -> JobSource:
+    source = job_source(config)
+    await source.open(places, unheard)
+    return source
+
+
+async def pulled(source: JobSource) -> Delivery:
+    async with asyncio.timeout(20):
+        while True:
+            delivery = await source.pull(0.5)
+            if delivery is not None:
+                return delivery

@@ -11,12 +11,21 @@ from typing import Any
 import pytest
 
 from bild_dist.orchestrator.queue import consumer, submit
-from bild_dist.orchestrator.queue.brokers import job_source
 from bild_dist.orchestrator.queue.job import word
-from bild_dist.orchestrator.queue.source import Delivery, JobSource, Outcome, Settled
-from bild_dist.tables import QueueConfig
+from bild_dist.orchestrator.queue.source import Outcome, Settled
 from tests.brokers import Broker
-from tests.queues import Echo, Running, body, dead, delete_consumer, desk_of, results, settings
+from tests.queues import (
+    Echo,
+    Running,
+    body,
+    dead,
+    delete_consumer,
+    desk_of,
+    opened,
+    pulled,
+    results,
+    settings,
+)
 
 # A broker takes its time to start where others want the same cores.
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
@@ -26,24 +35,6 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A consumer that ends waits for its last request: a short one, here."""
     monkeypatch.setattr(consumer, "POLL_S", 0.2)
-
-
-def unheard(word: str) -> None:
-    raise AssertionError(f"nobody cancelled {word}")
-
-
-async def opened(config: QueueConfig, places: int = 1) -> JobSource:
-    source = job_source(config)
-    await source.open(places, unheard)
-    return source
-
-
-async def pulled(source: JobSource) -> Delivery:
-    async with asyncio.timeout(20):
-        while True:
-            delivery = await source.pull(0.5)
-            if delivery is not None:
-                return delivery
 
 
 async def until(condition: Any) -> None:

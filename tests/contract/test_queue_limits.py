@@ -11,11 +11,9 @@ import pytest
 
 from bild_dist import log
 from bild_dist.orchestrator.queue import consumer
-from bild_dist.orchestrator.queue.brokers import job_source
-from bild_dist.orchestrator.queue.source import Delivery, JobSource, Outcome, Settled
-from bild_dist.tables import QueueConfig
+from bild_dist.orchestrator.queue.source import Outcome, Settled
 from tests.brokers import LARGEST, Broker
-from tests.queues import Echo, Running, body, dead, desk_of, results, settings
+from tests.queues import Echo, Running, body, dead, desk_of, opened, pulled, results, settings
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 with_limits = pytest.mark.parametrize("broker", ["nats", "rabbit"], indirect=True)
@@ -34,20 +32,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def big(name: str, **record: Any) -> bytes:
     return json.dumps({"id": name, **record}, ensure_ascii=False).encode()
-
-
-async def opened(config: QueueConfig) -> JobSource:
-    source = job_source(config)
-    await source.open(1, lambda word: None)
-    return source
-
-
-async def pulled(source: JobSource) -> Delivery:
-    async with asyncio.timeout(20):
-        while True:
-            delivery = await source.pull(0.5)
-            if delivery is not None:
-                return delivery
 
 
 @with_limits

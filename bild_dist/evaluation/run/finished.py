@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.run.identity import first_difference
-from bild_dist.evaluation.run.record import Record, plain
+from bild_dist.evaluation.run.record import Record, stored
 
 IDENTITY: Final = "identity"
 """Where a record's environment says what its run was."""
@@ -36,7 +35,7 @@ def same(record: Record, out: Path, identity: Mapping[str, Any]) -> None:
     if not isinstance(theirs, dict):
         raise ConfigError(f"{out} is a finished record that does not say of which run: {remedy}")
     # As a file has them: tuples are lists there, and infinity is a word.
-    ours, old = (json.loads(json.dumps(plain(said))) for said in (identity, theirs))
+    ours, old = (stored(said) for said in (identity, theirs))
     differs = first_difference(old, ours)
     if differs is not None:
         name, was, now = differs

@@ -16,7 +16,7 @@ from typing import Any, Final, Self, TypeAlias
 
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.run.identity import first_difference
-from bild_dist.evaluation.run.record import FORMAT, Failure, TextRecord, plain, revived
+from bild_dist.evaluation.run.record import FORMAT, Failure, TextRecord, plain, revived, stored
 from bild_dist.evaluation.run.running import Outcome, Step
 
 SUFFIX: Final = ".partial.jsonl"
@@ -38,7 +38,7 @@ class Partial:
         self.path = out.with_name(out.name + SUFFIX)
         self.found: dict[Key, Outcome] = {}
         self.commits: list[str] = []
-        self._identity = json.loads(json.dumps(plain(identity)))
+        self._identity = stored(identity)
         lines = self._read()
         try:
             if not lines:

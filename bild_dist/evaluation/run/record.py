@@ -307,6 +307,11 @@ def plain(value: Any) -> Any:
     return value
 
 
+def stored(value: Any) -> Any:
+    """A value as a file gives it back: lists for tuples, and a name for an infinite number."""
+    return json.loads(json.dumps(plain(value)))
+
+
 def revived(value: Any, name: str = "") -> Any:
     """The same, read back. Only where a number may be infinite: a task or a text may say "inf"."""
     if isinstance(value, dict):

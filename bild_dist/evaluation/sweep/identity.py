@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from bild_dist.config import WorkerConfig
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.run import identity as identities
-from bild_dist.evaluation.run.record import Setting, plain
+from bild_dist.evaluation.run.record import Setting, stored
 from bild_dist.evaluation.sweep.running import Sweep
 from bild_dist.evaluation.sweep.study import Study
 from bild_dist.types import Role
@@ -62,9 +61,7 @@ def difference(study: Study, sweep: Sweep) -> tuple[str, str, str] | None:
         "metric": sweep.main, "metrics": sorted(metric.name for metric in sweep.metrics),
         "references": identities.references(asked),
     }  # fmt: skip
-    # As a file has them: tuples are lists there, and infinity is a word.
-    was, now = (json.loads(json.dumps(plain(said), default=str)) for said in (old, new))
-    return identities.first_difference(was, now)
+    return identities.first_difference(stored(old), stored(new))
 
 
 def finished(out: Path, sweep: Sweep) -> Study | None:

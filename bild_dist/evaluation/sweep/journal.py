@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.run.identity import first_difference
-from bild_dist.evaluation.run.record import plain, revived
+from bild_dist.evaluation.run.record import plain, revived, stored
 
 
 class Journal:
@@ -28,7 +28,7 @@ class Journal:
         self._path = path
         self._places: dict[str, int] = {}
         """Of each piece the byte at which its line begins."""
-        identity = json.loads(json.dumps(plain(identity)))
+        identity = stored(identity)
         first = True
         try:
             for place, line in self._lines():

@@ -5,7 +5,6 @@ another split, and writes it down.
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 import signal
 import sys
@@ -22,7 +21,7 @@ from bild_dist.errors import BildError, ConfigError, InvalidRequest
 from bild_dist.evaluation.metrics.base import Array, Resamples, mean, percentiles
 from bild_dist.evaluation.run.files import write_whole
 from bild_dist.evaluation.run.identity import first_difference, named
-from bild_dist.evaluation.run.record import Setting, plain
+from bild_dist.evaluation.run.record import Setting, stored
 from bild_dist.evaluation.sweep.identity import difference, identity, prompts
 from bild_dist.evaluation.sweep.main import swept
 from bild_dist.evaluation.sweep.options import Asked, asked, grid_options, planned
@@ -277,7 +276,7 @@ class Tune:
         theirs = study.environment.get("identity")
         if not isinstance(theirs, dict):
             raise ConfigError(f"--from {source} does not say what it was made with: make it again")
-        ours = json.loads(json.dumps(plain(identity(test))))
+        ours = stored(identity(test))
         old, new = ({name: said.get(name) for name in _SAME} for said in (theirs, ours))
         differs = first_difference(old, new)
         if differs is not None:
