@@ -79,7 +79,7 @@ PAIRS: Final = {
         *BASELINES,
         *DRAWN,
         *exits("bild_dist/pairs/de-en/large", 4, 8, more="--threads 1 "),
-        *calm("de-en", "0.99", "1"),
+        *calm("de-en", "0.99", "0.993", "0.996", "1"),
         *MEASURES,
         *ORACLE,
     ),
@@ -91,8 +91,14 @@ PAIRS: Final = {
     ),
     "default": (
         "debian-synopsis",
-        *bild("0.4/2", "0.6/2", "0.4/4"),
-        *BASELINES[:4],
+        *bild("0.6/2", "0.4/2", "0.4/4"),
+        *BASELINES,
+        *calm("default", "1", "0.99", "0.985", "0.992"),
+        *exits("default", 10, 20),
+        *MEASURES[:3],
+        *MEASURES[5:],
+        *DRAWN[1:4],
+        *ORACLE,
     ),
 }
 """By pair: its task, and the settings."""
