@@ -22,7 +22,7 @@ from bild_dist.evaluation.metrics import registry
 from bild_dist.evaluation.report import markdown, page
 from bild_dist.evaluation.report.files import Found, read
 from bild_dist.evaluation.report.main import main
-from bild_dist.evaluation.report.models import models_of
+from bild_dist.evaluation.report.models import Items, models_of
 from bild_dist.evaluation.report.report import Section, sections
 from bild_dist.evaluation.report.runs import Kind, equal, kind_of, studies
 from bild_dist.evaluation.run.figures import Judge, Written
@@ -303,7 +303,7 @@ def test_what_is_no_record_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     file = tmp_path / "other.json"
     file.write_text("{}", "utf-8")
     assert main([str(file), "--out", str(tmp_path / "out")]) == 2
-    assert "other.json is no record" in capsys.readouterr().err
+    assert "other.json is not a record" in capsys.readouterr().err
     assert main([str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "bild eval" in capsys.readouterr().err
     assert main([str(file), "--out", str(tmp_path), "--texts", "-1"]) == 2
@@ -321,12 +321,12 @@ def test_calm_has_no_bill(runs: Path) -> None:
 
 
 def test_a_tasks_texts_are_read_once(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two studies of one task, each of several runs: a task of the hub would ask the network each time."""
+    """Two studies of one task, each of several runs: a data set may have millions."""
     asked = []
 
-    def items(task: str, split: str) -> dict[str, Item]:
+    def items(task: str, split: str) -> Items:
         asked.append((task, split))
-        return {item.id: item for item in ITEMS}
+        return Items({item.id: item for item in ITEMS})
 
     monkeypatch.setattr("bild_dist.evaluation.report.report.items_of", items)
     parts = sections(read([runs]), {})

@@ -327,7 +327,7 @@ def test_curves_are_in_the_order_of_numbers() -> None:
         Point(setting=Setting.of(Options(alpha_rb=alpha_rb)), played=())
         for alpha_rb in (10.0, 1.0, 2.0)
     ]
-    titles = [title for title, _ in plot.curves(points)]
+    titles = [title for title, _ in plot.curves(points).found]
     assert titles == ["alpha_rb 1", "alpha_rb 2", "alpha_rb 10"]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bild_dist.errors import ConfigError
+from bild_dist.evaluation import curves as parted
 from bild_dist.evaluation import pictures
 from bild_dist.evaluation.metrics import registry
 from bild_dist.evaluation.pictures import COLOURS, FAINT, INK, MARKS, SOFT, STROKES, picked
@@ -82,15 +83,17 @@ def _figure(study: Study, points: Sequence[Point], name: str) -> Any:
     best_front = front(points, quality=up, latency=across)
     axes.plot([across(p) for p in best_front], [up(p) for p in best_front], color=FAINT,
               linewidth=6, solid_capstyle="round", zorder=1, label="front")  # fmt: skip
-    for number, (title, curve) in enumerate(curves(points)):
+    drawn = curves(points)
+    for number, (title, curve) in enumerate(drawn.found):
         axes.plot(
             [across(p) for p in curve], [up(p) for p in curve], color=picked(COLOURS, number),
-            linestyle=picked(STROKES, number // len(COLOURS)), linewidth=1, zorder=2,
+            linestyle=picked(STROKES, number), linewidth=1, zorder=2,
         )  # fmt: skip
         axes.scatter(
             [across(p) for p in curve], [up(p) for p in curve], label=title, zorder=3,
-            s=[pictures.size(p.setting.options, 90) for p in curve], alpha=0.8,
-            color=picked(COLOURS, number), marker=picked(MARKS, number), linewidths=0,
+            s=[pictures.size(p.setting.options, 90) for p in curve], marker=picked(MARKS, number),
+            facecolor=pictures.face(picked(COLOURS, number)), edgecolor=picked(COLOURS, number),
+            linewidths=1.1,
         )  # fmt: skip
     for point in points:
         if point.setting.options.mode is not Mode.BILD:
@@ -109,12 +112,14 @@ def _figure(study: Study, points: Sequence[Point], name: str) -> Any:
     axes.set_ylabel(registry.named(name).title)
     axes.set_title(f"{study.task}, {study.split}: {len(study.items)} texts", loc="left")
     figure.legend(
-        title="larger mark:\nhigher alpha_fb", loc="outside right upper", alignment="left"
+        title="\n".join(["larger mark:", "higher alpha_fb", *drawn.shared.split("; ")]).strip(),
+        loc="outside right upper",
+        alignment="left",
     )
     return figure
 
 
-def curves(points: Sequence[Point]) -> list[tuple[str, list[Point]]]:
+def curves(points: Sequence[Point]) -> parted.Curves[Point]:
     """The settings of mode `bild`, a curve for each alpha_rb."""
     shown = [point for point in points if point.setting.options.mode is Mode.BILD]
-    return pictures.curves(shown, lambda point: point.setting.options)
+    return parted.curves(shown, lambda point: point.setting.options)
