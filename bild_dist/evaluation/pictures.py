@@ -20,6 +20,8 @@ COLOURS: Final = ("#2166ac", "#b35806", "#1a7f37", "#762a83", "#c51b7d", "#4d4d4
 """Told apart by people who see no red or no green."""
 MARKS: Final = "osD^vP<"
 """One more than colours, so that a seventh series has no twin."""
+OTHERS: Final = "Xph8"
+"""Marks of settings that are no point of a curve, such as mode exact."""
 STROKES: Final = ("-", "--", "-.", ":")
 UNDATED: Final = {"Date": None, "Creator": None}
 """Metadata of an SVG whose bytes depend on nothing but what is drawn."""

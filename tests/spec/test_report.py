@@ -246,6 +246,17 @@ def test_the_page_loads_nothing_and_shows_what_models_wrote_as_text(
     assert told == r"\`a\` \|b\| \<i\> \# c"
 
 
+def test_names_go_on_in_another_line_and_figures_do_not(parts: Sequence[Section]) -> None:
+    """A table of long names fits a page, and in a narrow window the first column stays where it is."""
+    shown = page.page(parts)
+    for table in parts[0].tables:
+        for head, cell in zip(table.head[1:], table.rows[0][1:], strict=True):
+            named = f'<td class="words">{cell}</td>' in shown
+            assert named is (head in {"setting", "small model", "family"})
+    assert re.search(r"^td\.words {[^}]*white-space: normal", shown, re.MULTILINE)
+    assert re.search(r"^tr > :first-child {[^}]*position: sticky", shown, re.MULTILINE)
+
+
 def test_tokens_are_told_apart_without_colour(parts: Sequence[Section]) -> None:
     """Each source but the small model's own has an underline, and in Markdown a letter."""
     shown = page.page(parts)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from bild_dist.evaluation.report.runs import Kind, Row, Study, known
 from bild_dist.evaluation.run.record import Part
+
+WORDED: Final = frozenset(("setting", "small model", "family"))
+"""Heads of columns with names in them, which may go on in another line; all others hold figures."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from bild_dist.evaluation.pictures import (
     COLOURS,
     INK,
     MARKS,
+    OTHERS,
     SOFT,
     STROKES,
     UNDATED,
@@ -31,9 +32,8 @@ WIDTH: Final = 5.0
 """Inches."""
 _LARGE_WROTE: Final = ("fallback_rate", "rollback_rate", "window_rate")
 """Shares of the tokens that add up to those of the large model."""
-_EXACT: Final = "Xph8"
 _ALONE: Final = "x+1234"
-"""Marks of mode exact and of small models alone, one each."""
+"""Marks of small models alone, one each."""
 _IDS: Final = re.compile(r' id="[a-zA-Z0-9]+_\d+"')
 _METADATA: Final = re.compile(r"\s*<metadata>.*?</metadata>", re.DOTALL)
 
@@ -127,7 +127,7 @@ def _trade(study: Study, number: int, title: str, series: Sequence[Series]) -> C
     picture = figure(WIDTH, 3.6)
     axes = picture.subplots()
     marks, colours, strokes = cycle(MARKS), cycle(COLOURS), cycle(STROKES)
-    sizes = iter([5.5 + 6 * rest / len(series) for rest in reversed(range(len(series)))])
+    sizes = iter([5.5 + 4.5 * rest / len(series) for rest in reversed(range(len(series)))])
     words = []
     for one in series:
         colour, mark, wide = next(colours), next(marks), next(sizes)
@@ -152,11 +152,10 @@ def _landmarks(axes: Any, study: Study) -> list[str]:
             [x], [y], marker="*", markersize=13, color=INK, linestyle="none", label="large alone"
         )
         floor = study.below(y)
-        axes.axhline(floor, color=SOFT, linestyle=(0, (1, 2)), linewidth=1)
-        axes.annotate(study.point_title, (1, floor), xycoords=("axes fraction", "data"), ha="right",
-                      va="bottom", fontsize=7.5, color=SOFT)  # fmt: skip
+        # Named below: beside the line it would lie on points.
+        axes.axhline(floor, color=SOFT, linestyle=(0, (1, 2)), linewidth=1, label=study.point_title)
         words.append(f"Large alone: {study.shown(y)} at 1.")
-    for (x, y, row), mark in zip(study.placed(Kind.EXACT), cycle(_EXACT), strict=False):
+    for (x, y, row), mark in zip(study.placed(Kind.EXACT), cycle(OTHERS), strict=False):
         axes.plot([x], [y], marker=mark, markersize=7, color=SOFT, markeredgecolor="white",
                   markeredgewidth=0.7, linestyle="none", label=f"{row.name}, {row.small}")  # fmt: skip
         words.append(f"{row.name}, {row.small}: {study.shown(y)} at {x:.2f}.")

@@ -10,7 +10,7 @@ from bild_dist.errors import ConfigError
 from bild_dist.evaluation import curves as parted
 from bild_dist.evaluation import pictures
 from bild_dist.evaluation.metrics import registry
-from bild_dist.evaluation.pictures import COLOURS, FAINT, INK, MARKS, SOFT, STROKES, picked
+from bild_dist.evaluation.pictures import COLOURS, FAINT, INK, MARKS, OTHERS, SOFT, STROKES, picked
 from bild_dist.evaluation.sweep.grid import front
 from bild_dist.evaluation.sweep.study import Point, Study, measured
 from bild_dist.types import Mode
@@ -95,18 +95,16 @@ def _figure(study: Study, points: Sequence[Point], name: str) -> Any:
             facecolor=pictures.face(picked(COLOURS, number)), edgecolor=picked(COLOURS, number),
             linewidths=1.1,
         )  # fmt: skip
-    for point in points:
-        if point.setting.options.mode is not Mode.BILD:
-            axes.scatter([across(point)], [up(point)], marker="X", s=60, color=SOFT, zorder=4)
-            axes.annotate(point.setting.name, (across(point), up(point)), xytext=(6, 4),
-                          textcoords="offset points", color=SOFT)  # fmt: skip
-    axes.scatter([1.0], [best], marker="*", s=160, color=INK, zorder=5)
-    axes.annotate("large", (1.0, best), xytext=(-6, 8), textcoords="offset points", ha="right")
+    # Named in the legend: beside the marks names would lie on points, and on one another.
+    others = [point for point in points if point.setting.options.mode is not Mode.BILD]
+    for number, point in enumerate(others):
+        axes.scatter([across(point)], [up(point)], marker=picked(OTHERS, number), s=60, color=SOFT,
+                     edgecolor="white", linewidths=0.7, zorder=4, label=point.setting.name)  # fmt: skip
+    axes.scatter([1.0], [best], marker="*", s=160, color=INK, zorder=5, label="large")
     below = best - registry.named(name).point
-    axes.axhline(below, color=SOFT, linestyle=(0, (4, 3)), linewidth=1)
-    axes.annotate("one point below large", (1.0, below), xycoords=("axes fraction", "data"),
-                  xytext=(-2, -4), textcoords="offset points", ha="right", va="top",
-                  color=SOFT)  # fmt: skip
+    axes.axhline(
+        below, color=SOFT, linestyle=(0, (4, 3)), linewidth=1, label="one point below large"
+    )
     how = "measured" if measured(points) else "predicted"
     axes.set_xlabel(f"latency, times that of large ({how})")
     axes.set_ylabel(registry.named(name).title)
