@@ -5,6 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from math import inf
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
@@ -14,6 +15,9 @@ from bild_dist.evaluation.curves import Curves, curves
 from bild_dist.evaluation.report.charts import Chart, charts
 from bild_dist.evaluation.report.runs import studies
 from bild_dist.evaluation.run.record import Record, Setting
+from bild_dist.evaluation.sweep import plot
+from bild_dist.evaluation.sweep.replay import Played
+from bild_dist.evaluation.sweep.study import Point
 from bild_dist.types import Options, Schedule
 from tests.spec.test_report_runs import run
 
@@ -160,3 +164,26 @@ def test_the_legend_says_once_what_all_curves_share() -> None:
     assert "window 5" in chart.svg
     assert "window 10" in chart.svg
     assert "Of all curves: alpha_rb 2." in chart.says
+
+
+def test_the_legend_of_many_curves_fits_beside_them() -> None:
+    """Forty lines are longer than a picture is high: they stand in columns, and the picture is wider."""
+    points = [
+        Point(
+            setting=Setting.of(Options(alpha_fb=fb, alpha_rb=float(rb))),
+            played=(Played(9, 9, 9, 0, 0, 0, round(1e6 * (rb + fb))),),
+            figures={"agreement": {"value": fb}},
+        )
+        for rb in range(40)
+        for fb in (0.3, 0.6)
+    ]
+    large = SimpleNamespace(figures={"agreement": {"value": 1.0}})
+    study: Any = SimpleNamespace(large_ms=9.0, large=large, task="mine", split="all", items=())
+    with pictures.drawing():
+        picture = plot._figure(study, points, "agreement")
+        picture.draw_without_rendering()
+    (legend,) = picture.legends
+    shown, whole = legend.get_window_extent(), picture.bbox
+    assert 0 <= shown.y0 < shown.y1 <= whole.height
+    assert 0 < shown.x0 < shown.x1 <= whole.width
+    assert picture.axes[0].bbox.x1 < shown.x0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation import curves as parted
@@ -14,6 +14,9 @@ from bild_dist.evaluation.pictures import COLOURS, FAINT, INK, MARKS, OTHERS, SO
 from bild_dist.evaluation.sweep.grid import front
 from bild_dist.evaluation.sweep.study import Point, Study, measured
 from bild_dist.types import Mode
+
+_COLUMN: Final = 18
+"""Lines of a legend that stand beside the axes: more go into another column."""
 
 
 def ready(stem: Path) -> None:
@@ -70,7 +73,11 @@ def draw(study: Study, stem: Path, metric: str = "") -> list[Path]:
 
 
 def _figure(study: Study, points: Sequence[Point], name: str) -> Any:
-    figure = pictures.figure(8.0, 4.6, layout="constrained")
+    drawn = curves(points)
+    others = [point for point in points if point.setting.options.mode is not Mode.BILD]
+    # With the front, large and the line below it.
+    columns = -(-(len(drawn.found) + len(others) + 3) // _COLUMN)
+    figure = pictures.figure(8.0 + 2.6 * (columns - 1), 4.6, layout="constrained")
     axes = figure.subplots()
 
     def across(point: Point) -> float:
@@ -83,7 +90,6 @@ def _figure(study: Study, points: Sequence[Point], name: str) -> Any:
     best_front = front(points, quality=up, latency=across)
     axes.plot([across(p) for p in best_front], [up(p) for p in best_front], color=FAINT,
               linewidth=6, solid_capstyle="round", zorder=1, label="front")  # fmt: skip
-    drawn = curves(points)
     for number, (title, curve) in enumerate(drawn.found):
         axes.plot(
             [across(p) for p in curve], [up(p) for p in curve], color=picked(COLOURS, number),
@@ -96,7 +102,6 @@ def _figure(study: Study, points: Sequence[Point], name: str) -> Any:
             linewidths=1.1,
         )  # fmt: skip
     # Named in the legend: beside the marks names would lie on points, and on one another.
-    others = [point for point in points if point.setting.options.mode is not Mode.BILD]
     for number, point in enumerate(others):
         axes.scatter([across(point)], [up(point)], marker=picked(OTHERS, number), s=60, color=SOFT,
                      edgecolor="white", linewidths=0.7, zorder=4, label=point.setting.name)  # fmt: skip
@@ -113,6 +118,7 @@ def _figure(study: Study, points: Sequence[Point], name: str) -> Any:
         title="\n".join(["larger mark:", "higher alpha_fb", *drawn.shared.split("; ")]).strip(),
         loc="outside right upper",
         alignment="left",
+        ncols=columns,
     )
     return figure
 
