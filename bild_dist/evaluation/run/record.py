@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 
 from bild_dist.errors import BildError, ConfigError
 from bild_dist.evaluation.run.fields import Fields, number
-from bild_dist.evaluation.run.files import write_whole
+from bild_dist.evaluation.run.files import refuse_special, write_whole
 from bild_dist.types import FinishReason, Mode, Options, Policy, Result, Source, TokenEvent
 
 FORMAT: Final = 1
@@ -262,6 +262,7 @@ class Record:
     @classmethod
     def read(cls, path: Path) -> Self:
         """Raises ConfigError if there is no such file, or it is no record of this format."""
+        refuse_special(path)
         try:
             found = revived(json.loads(path.read_text(encoding="utf-8")))
         except OSError as error:
