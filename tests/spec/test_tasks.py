@@ -199,6 +199,20 @@ def test_a_file_may_have_splits(tmp_path: Path) -> None:
     assert one.metric == "agreement"
 
 
+def test_a_line_without_a_split_beside_others_is_named(tmp_path: Path) -> None:
+    """Whoever takes a split would not see that it is missing; who means `all` may write it down."""
+    bare, named = {"prompt": "a"}, {"prompt": "b", "split": "test"}
+    with pytest.raises(
+        ConfigError, match=r"line 2 names no split, while .* line 1 is of split 'test'"
+    ):
+        registry.find(lines(tmp_path, named, bare))
+    with pytest.raises(
+        ConfigError, match=r"line 1 names no split \(nor do 1 more lines\).* or none"
+    ):
+        registry.find(lines(tmp_path, bare, bare, named))
+    assert registry.find(lines(tmp_path, named, {**bare, "split": "all"})).splits == ("test", "all")
+
+
 BAD_LINES = {
     "no prompt": ({"promt": "a"}, "line 2 has no field prompt .did you mean 'promt'"),
     "an empty prompt": ({"prompt": " "}, "line 2: prompt must be a text"),
