@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import resource
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bild_dist import app
 from bild_dist.app import inproc
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.align import calibration
@@ -111,3 +113,17 @@ def test_a_disk_that_is_full_costs_no_finished_piece(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     again = Journal(path, {"task": "one"})
     assert (again["a"], again["c"]) == ("a text", 1)
+
+
+@pytest.mark.parametrize("name", ["run", "sweep", "tune"])
+def test_ctrl_c_is_no_fault_while_a_command_is_loaded(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading takes a second or two, and a list of what was just imported is no answer to it."""
+
+    class Loading:
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, f"bild_dist.evaluation.{name}.main", Loading())
+    assert app.main([{"run": "eval"}.get(name, name)]) == 130

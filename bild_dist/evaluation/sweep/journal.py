@@ -111,7 +111,7 @@ class Journal:
                 with suppress(OSError):
                     os.truncate(self._path, place)
             raise ConfigError(
-                f"{self._path} cannot be written: {error.strerror or error}"
+                f"{self._path} cannot be written ({error.strerror or error}): make room, and the same command goes on"
             ) from None
         return place
 
