@@ -234,6 +234,7 @@ def test_a_file_that_is_no_partial_run_is_refused(
 BAD_USE = {
     "an unknown task": (["--task", "debian-de-enn"], "did you mean 'debian-de-en'"),
     "no items": (["--count", "0"], "--count 0"),
+    "a folder": (["--out", "new/"], "--out new/ is a folder"),
     "no rounds": (["--rounds", "0"], "--rounds 0"),
     "rounds without end": (["--rounds", "1000000000"], "at most 1000"),
     "a threshold out of range": (["--alpha-fb", "2"], "alpha_fb"),

@@ -246,3 +246,13 @@ def test_a_report_is_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert report.main(words) == 2
         assert f"--out {out} is no folder" in capsys.readouterr().err
     assert file.read_text() == "somebody's"
+
+
+def test_a_folder_in_the_place_of_a_sweep_is_named_first(tmp_path: Path) -> None:
+    """Where `bild tune` keeps its own, nobody names it on the command line."""
+    (tmp_path / "tuned.test.json").mkdir()
+    with (
+        pytest.raises(ConfigError, match="is a folder where a file"),
+        held(tmp_path / "tuned.test.json"),
+    ):
+        pass

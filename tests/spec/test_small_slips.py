@@ -17,6 +17,7 @@ from bild_dist.app import inproc
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.align import calibration
 from bild_dist.evaluation.bench import prompts
+from bild_dist.evaluation.metrics import registry
 from bild_dist.evaluation.run import main as evaluation
 from bild_dist.evaluation.sweep import main as sweep
 from bild_dist.evaluation.sweep.journal import Journal
@@ -127,3 +128,10 @@ def test_ctrl_c_is_no_fault_while_a_command_is_loaded(
 
     monkeypatch.setitem(sys.modules, f"bild_dist.evaluation.{name}.main", Loading())
     assert app.main([{"run": "eval"}.get(name, name)]) == 130
+
+
+@pytest.mark.parametrize("asked", [["bleu,"], [""], ["agreement", ",bleu"]])
+def test_an_empty_name_of_a_metric_is_named(asked: list[str]) -> None:
+    """Such as a variable that nobody has set: it asks for all metrics no more than for none."""
+    with pytest.raises(ConfigError, match="a name is empty"):
+        registry.chosen(asked, [])

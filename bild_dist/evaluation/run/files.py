@@ -46,14 +46,15 @@ def beside(out: Path) -> Path:
     return out.with_name(out.name + ".partial.jsonl")
 
 
-def made_room(out: Path) -> None:
-    """Makes the folder that --out lies in, where there is none.
+def made_room(name: str) -> Path:
+    """What --out names. Makes the folder that it lies in, where there is none.
 
     Raises:
         ConfigError: it cannot be made, or --out is a folder itself, or a device or the like.
     """
-    if out.is_dir():
-        raise ConfigError(f"--out {out} is a folder: name a file in it")
+    out = Path(name)
+    if out.is_dir() or name.endswith("/"):
+        raise ConfigError(f"--out {name or '.'} is a folder: name a file in it")
     refuse_special(out, "--out")
     folder = os.path.realpath(out.parent)
     if folder in _SYSTEM or folder.startswith(("/proc/", "/sys/")):
@@ -65,6 +66,7 @@ def made_room(out: Path) -> None:
         raise ConfigError(
             f"--out {out}: its folder cannot be made ({error.strerror or error})"
         ) from None
+    return out
 
 
 def refuse_special(path: Path, option: str = "") -> None:

@@ -33,6 +33,8 @@ def held(out: Path, *, again: bool = True) -> Iterator[None]:
     if not again and out.exists():
         yield
         return
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder where a file is to be: name another --out")
     path = beside(out)
     refuse_special(path)
     handle = _taken(out, path)

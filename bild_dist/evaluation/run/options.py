@@ -144,13 +144,12 @@ def planned(argv: Sequence[str]) -> Plan:
             f"--rounds {asked['rounds']} must be at most {_MOST_ROUNDS}: a median needs few"
         )
     task = tasks.find(asked["task"])
-    out = Path(asked["out"])
-    made_room(out)
+    out = made_room(asked["out"])
     config = config.overlaid(generate=defaults(task, config.generate, asked))
     config, title = compared(config, asked)
     return Plan(
         task=task,
-        split=asked["split"] or task.default_split,
+        split=task.default_split if asked["split"] is None else asked["split"],
         count=asked["count"],
         metrics=tuple(asked["metric"]),
         rounds=asked["rounds"],

@@ -133,9 +133,12 @@ def asked(argv: Sequence[str], top: Parser | None = None) -> tuple[Asked, argpar
     config, _ = settled(settings)
     base = _base(config.generate, task, values)
     config = config.overlaid(orchestrator={"concurrency": 1})
-    out = Path(values["out"])
-    made_room(out)
-    split = values["split"] or ("validation" if "validation" in task.splits else task.default_split)
+    out = made_room(values["out"])
+    if own and values["plot"] is not None and not Path(values["plot"]).name:
+        raise ConfigError(f"--plot {values['plot']!r} is no name: STEM makes STEM.png and STEM.svg")
+    split = values["split"]
+    if split is None:
+        split = "validation" if "validation" in task.splits else task.default_split
     if values["count"] is not None and values["count"] < 2:
         raise ConfigError(
             f"--count {values['count']} must be at least 2: intervals need several texts"
