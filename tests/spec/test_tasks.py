@@ -169,12 +169,12 @@ def lines(folder: Path, *records: Any) -> str:
 
 def test_a_file_is_a_task(tmp_path: Path) -> None:
     """Prompt and reference or references; ids are the lines' numbers where none is given, and other
-    fields are left alone.
+    fields are left alone. What is null is not given, as tables are exported.
     """
     one = registry.find(
         lines(
             tmp_path,
-            {"prompt": "a", "reference": "b", "note": 1},
+            {"prompt": "a", "reference": "b", "note": 1, "id": None, "split": None},
             {"prompt": "c\u2028d", "references": ["e", "f"], "id": 7},
         )
     )

@@ -62,7 +62,7 @@ def _all_or_none(found: Sequence[tuple[str, Item]]) -> None:
 
 
 def _line(where: str, number: int, line: str) -> tuple[str, Item]:
-    """An item and its split, empty where it names none."""
+    """An item and its split, empty where it names none. A field that is null is not given."""
     try:
         record: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -75,15 +75,15 @@ def _line(where: str, number: int, line: str) -> tuple[str, Item]:
                 f"{where}: {name} has half a character (a surrogate such as \\ud83d on its own): write "
                 "whole ones"
             )
-    prompt, split = record.get("prompt"), record.get("split", "")
+    prompt, split, own = (record.get(field) for field in ("prompt", "split", "id"))
     if "prompt" not in record:
         raise ConfigError(f"{where} has no field prompt{nearest('prompt', list(record))}")
     if not isinstance(prompt, str) or not prompt.strip():
         raise ConfigError(f"{where}: prompt must be a text, and not an empty one")
-    if "split" in record and not (isinstance(split, str) and split):
+    if split is not None and not (isinstance(split, str) and split):
         raise ConfigError(f"{where}: split must be a name, such as test")
-    item = Item(str(record.get("id", number)), prompt, _references(where, record), where)
-    return split, item
+    item = Item(str(number if own is None else own), prompt, _references(where, record), where)
+    return split or "", item
 
 
 def _references(where: str, record: dict[str, Any]) -> tuple[str, ...]:
