@@ -133,7 +133,8 @@ def test_debian_tasks_are_the_corpora_by_name(monkeypatch: pytest.MonkeyPatch) -
     """Their splits are those of the corpora, so nothing that trained is judged on."""
     asked = []
 
-    def load(name: str, split: str) -> list[named.Example]:
+    def load(name: str, split: str, *, cached: bool) -> list[named.Example]:
+        assert not cached
         asked.append((name, split))
         return [named.Example("tower/0", "Ein Turm.", "A tower.")]
 

@@ -66,7 +66,7 @@ def main(argv: Sequence[str], inproc: InProcess) -> int:
 
 
 def swept(sweep: Sweep, out: Path, command: str, inproc: InProcess) -> Study:
-    """Carries out a sweep, or what is left of it, and writes its file, which the caller holds.
+    """Carries out a sweep, or what is left of it, and writes its file.
 
     Raises:
         BildError: a worker failed, or a file cannot be read or written.

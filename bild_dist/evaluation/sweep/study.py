@@ -27,8 +27,8 @@ from bild_dist.evaluation.run.record import (
     Setting,
     TextRecord,
     check_figures,
+    parsed,
     plain,
-    revived,
 )
 from bild_dist.evaluation.sweep.reading import Reading
 from bild_dist.evaluation.sweep.replay import Played
@@ -209,6 +209,8 @@ class Study:
         for part in (study.large, study.small, study.middle):
             if [text.id for text in part.texts] != [item.id for item in study.items]:
                 raise ConfigError(f"{part.setting.name} has other texts than the items")
+        if study.items and not study.large_ms:
+            raise ConfigError("large took no time, which nothing can be compared with")
         if study.metric not in study.large.figures:
             raise ConfigError(f"large has no figure of {study.metric}")
         for point in study.points:
@@ -267,7 +269,7 @@ class Study:
         first = file.readline()
         lined = first.endswith(_POINTS.encode())
         # Older files, and those that somebody has formatted, are held whole.
-        found = revived(json.loads(first + (_END.encode() if lined else file.read())))
+        found = parsed(first + (_END.encode() if lined else file.read()))
         known = isinstance(found, dict) and found.get("kind") == _KIND
         if not known or found.get("format") != FORMAT:
             raise ConfigError(
@@ -281,7 +283,7 @@ class Study:
                 line = file.readline()
                 if line == _END.encode():
                     break
-                point = Point.from_dict(revived(json.loads(line.rstrip().removesuffix(b","))))
+                point = Point.from_dict(parsed(line.rstrip().removesuffix(b",")))
                 study.check(point)
                 points.append(_left(point, path, place))
         except (ValueError, BildError) as error:
