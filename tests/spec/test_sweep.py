@@ -231,6 +231,11 @@ def test_a_sweep_goes_on_with_the_same_texts_weights_and_settings_only(
 BAD: dict[str, tuple[Sequence[str], str]] = {
     "no number": (["--alpha-fb", ".3,x"], "must be numbers"),
     "a threshold out of range": (["--alpha-fb", "1.5"], "alpha_fb"),
+    "an empty place": (["--alpha-fb", ".5,,.7"], "--alpha-fb .5,,.7: value 2 of 3 is empty"),
+    "a plot without a name": (["--plot", "."], "STEM makes STEM.png"),
+    "a split without a name": (["--split", ""], "no split ''"),
+    "an empty list": (["--mode", ""], "value 1 of 1 is empty"),
+    "a negative threshold": (["--alpha-rb", "-1,2"], "alpha_rb = -1.0 must be"),
     "an unknown mode": (["--mode", "bidl"], "did you mean 'bild'"),
     "an unknown schedule": (["--schedule", "trough"], "did you mean 'through'"),
     "one text": (["--count", "1"], "at least 2"),

@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 
 from bild_dist.errors import BildError, ConfigError
 from bild_dist.evaluation.run.fields import Fields, number
-from bild_dist.evaluation.run.files import write_whole
+from bild_dist.evaluation.run.files import refuse_special, write_whole
 from bild_dist.types import FinishReason, Mode, Options, Policy, Result, Source, TokenEvent
 
 FORMAT: Final = 1
@@ -272,6 +272,7 @@ class Record:
         """Raises ConfigError if there is no such file, or it is no record of this format; Foreign where it is
         of something else altogether.
         """
+        refuse_special(path)
         try:
             found = parsed(path.read_text(encoding="utf-8"))
         except OSError as error:

@@ -20,7 +20,7 @@ import numpy as np
 from bild_dist.errors import BildError, ConfigError
 from bild_dist.evaluation.metrics.base import Judged, Marks, Metric
 from bild_dist.evaluation.run.fields import Fields
-from bild_dist.evaluation.run.files import write_whole
+from bild_dist.evaluation.run.files import refuse_special, write_whole
 from bild_dist.evaluation.run.record import (
     Failure,
     Part,
@@ -249,6 +249,7 @@ class Study:
         Raises:
             ConfigError: there is no such file, or it is none of `bild sweep`.
         """
+        refuse_special(path)
         try:
             with path.open("rb") as file:
                 return cls._read(path, file)
