@@ -4,8 +4,9 @@
     python -m benchmarks.evaluation default --count 40
     python -m benchmarks.evaluation synopsis    behind `make -C recipes/debian-t5 PAIR=synopsis align`
 
-Each setting is measured with the large model beside it, in turns, so speed-ups are comparable between
-settings. A record that is there already is kept, so that an interrupted run goes on. What is
+Settings of one pair of workers write every text side by side, with the large model alone among them
+(`side_by_side`), so that speeds are comparable between settings; those that need workers of their own (early
+exit, CALM) have the large model beside them in turns. A record that is there already is kept. What is
 committed is benchmarks/evaluation/NAME.json, the figures without the texts, and docs/evaluation/NAME,
 the report of all records as Markdown.
 """
@@ -13,12 +14,17 @@ the report of all records as Markdown.
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
+
+from benchmarks.side_by_side import side_by_side
 
 HERE: Final = Path(__file__).parent
 REJECTION: Final = tuple(f"--baseline 'rejection {window}'" for window in (3, 4, 5, 7, 10))
@@ -128,7 +134,19 @@ def main() -> int:
     folder: Path = given.records / given.pair
     folder.mkdir(parents=True, exist_ok=True)
     task, *settings = PAIRS[given.pair]
-    made = [measured(given, task, options, folder) for options in settings]
+    commands = {options: command(given, task, options, folder) for options in settings}
+    # One that names its own models needs workers of its own.
+    own = [options for options in settings if {"--large", "-c"} & set(shlex.split(options))]
+    together = [options for options in settings if options not in own]
+    missing = [commands[options] for options in together if not out_of(commands[options]).exists()]
+    with contextlib.chdir(place(given.pair)):
+        if missing:
+            asyncio.run(side_by_side(missing))
+        for options in own:
+            print(options, flush=True)
+            # It leaves a finished record alone, unless that is of something else: then it says so.
+            subprocess.run([*_BILD, "eval", *commands[options]], check=False)
+    made = [figures(commands[options], alone=options in own) for options in settings]
     rows = [row for row in made if row is not None]
     out = HERE / "evaluation" / f"{given.pair}.json"
     out.parent.mkdir(exist_ok=True)
@@ -142,28 +160,33 @@ def main() -> int:
     return 0 if len(rows) == len(settings) and report.returncode == 0 else 1
 
 
-def measured(
-    given: argparse.Namespace, task: str, options: str, folder: Path
-) -> dict[str, Any] | None:
-    """The figures of one setting, measured now unless its record is there; None where that failed."""
+def command(given: argparse.Namespace, task: str, options: str, folder: Path) -> list[str]:
+    """What `bild eval` is given to measure a setting."""
     words = shlex.split(options)
     file = folder / (
         "".join(c if c.isalnum() or c == "." else "-" for c in options).strip("-") + ".json"
     )
     count = [] if given.count is None else ["--count", str(given.count)]
-    models = [] if "--large" in words or "-c" in words else MODELS[given.pair]
-    command = [*_BILD, "eval", "--task", task, *models, *count, *words]
-    print(options, flush=True)
-    # It leaves a finished record alone, unless that is of something else: then it says so.
-    done = subprocess.run([*command, "--out", str(file)], check=False, cwd=place(given.pair))
-    if done.returncode != 0:
+    models = [] if {"--large", "-c"} & set(words) else MODELS[given.pair]
+    return ["--task", task, *models, *count, *words, "--out", str(file)]
+
+
+def out_of(command: Sequence[str]) -> Path:
+    """Where its record goes."""
+    return Path(command[-1])
+
+
+def figures(command: Sequence[str], *, alone: bool) -> dict[str, Any] | None:
+    """The figures of one setting; None where it has no record. `alone`: it had workers of its own."""
+    try:
+        record = json.loads(out_of(command).read_text(encoding="utf-8"))
+    except OSError:
         return None
-    record = json.loads(file.read_text(encoding="utf-8"))
-    told = shlex.join(["bild", *command[len(_BILD) :]])
+    told = {"command": shlex.join(["bild", "eval", *command[:-2]]), "side_by_side": not alone}
     kept = ("task", "split", "setting", "figures")
     environment = {key: record["environment"][key] for key in ("commit", "date", "hardware")}
     beside = {} if record["large"] is None else {"large": record["large"]["figures"]}
-    return {"command": told, **environment, **{key: record[key] for key in kept}, **beside}
+    return {**told, **environment, **{key: record[key] for key in kept}, **beside}
 
 
 _BILD: Final = [sys.executable, "-m", "bild_dist"]
