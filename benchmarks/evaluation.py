@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.side_by_side import side_by_side
+from bild_dist.errors import BildError, ConfigError
+from bild_dist.evaluation.run.record import Record
 
 HERE: Final = Path(__file__).parent
 REJECTION: Final = tuple(f"--baseline 'rejection {window}'" for window in (3, 4, 5, 7, 10))
@@ -131,23 +133,17 @@ def main() -> int:
     parser.add_argument("--count", type=int, metavar="N")
     parser.add_argument("--records", type=Path, default=Path.home() / ".cache/bild-dist/evaluation")
     given = parser.parse_args()
-    folder: Path = given.records / given.pair
+    folder: Path = given.records.resolve() / given.pair
     folder.mkdir(parents=True, exist_ok=True)
     task, *settings = PAIRS[given.pair]
-    commands = {options: command(given, task, options, folder) for options in settings}
-    # One that names its own models needs workers of its own.
-    own = [options for options in settings if {"--large", "-c"} & set(shlex.split(options))]
-    together = [options for options in settings if options not in own]
-    missing = [commands[options] for options in together if not out_of(commands[options]).exists()]
-    with contextlib.chdir(place(given.pair)):
-        if missing:
-            asyncio.run(side_by_side(missing))
-        for options in own:
-            print(options, flush=True)
-            # It leaves a finished record alone, unless that is of something else: then it says so.
-            subprocess.run([*_BILD, "eval", *commands[options]], check=False)
-    made = [figures(commands[options], alone=options in own) for options in settings]
-    rows = [row for row in made if row is not None]
+    commands = [command(given, task, options, folder) for options in settings]
+    try:
+        with contextlib.chdir(place(given.pair)):
+            measure([one for one in commands if not there(one)])
+        rows = [figures(one) for one in commands]
+    except BildError as error:
+        print(f"benchmarks.evaluation: {error}", file=sys.stderr)
+        return 1
     out = HERE / "evaluation" / f"{given.pair}.json"
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
@@ -157,7 +153,7 @@ def main() -> int:
     )
     # The page has every text in it; whoever wants it makes it.
     (pages / "report.html").unlink(missing_ok=True)
-    return 0 if len(rows) == len(settings) and report.returncode == 0 else 1
+    return report.returncode
 
 
 def command(given: argparse.Namespace, task: str, options: str, folder: Path) -> list[str]:
@@ -167,28 +163,59 @@ def command(given: argparse.Namespace, task: str, options: str, folder: Path) ->
         "".join(c if c.isalnum() or c == "." else "-" for c in options).strip("-") + ".json"
     )
     count = [] if given.count is None else ["--count", str(given.count)]
-    models = [] if {"--large", "-c"} & set(words) else MODELS[given.pair]
+    models = [] if _APART & set(words) else MODELS[given.pair]
     return ["--task", task, *models, *count, *words, "--out", str(file)]
 
 
-def out_of(command: Sequence[str]) -> Path:
-    """Where its record goes."""
-    return Path(command[-1])
+def there(command: Sequence[str]) -> bool:
+    """Whether its record is there.
+
+    Raises:
+        ConfigError: another record is.
+    """
+    out = Path(command[-1])
+    if not out.exists():
+        return False
+    told = Record.read(out).environment["command"]
+    if told != shlex.join(["bild", "eval", *command]):
+        raise ConfigError(
+            f"{out} is of another run ({told}): remove it, or name another folder (--records)"
+        )
+    return True
 
 
-def figures(command: Sequence[str], *, alone: bool) -> dict[str, Any] | None:
-    """The figures of one setting; None where it has no record. `alone`: it had workers of its own."""
-    try:
-        record = json.loads(out_of(command).read_text(encoding="utf-8"))
-    except OSError:
-        return None
-    told = {"command": shlex.join(["bild", "eval", *command[:-2]]), "side_by_side": not alone}
+def measure(commands: Sequence[Sequence[str]]) -> None:
+    """Carries out command lines of `bild eval`: those of the pair's own workers side by side.
+
+    Raises:
+        BildError: one of them failed.
+    """
+    together = [command for command in commands if not _APART & set(command)]
+    if together:
+        asyncio.run(side_by_side(together))
+    for command in commands:
+        if command not in together:
+            print(shlex.join(command), flush=True)
+            done = subprocess.run([*_BILD, "eval", *command], check=False)
+            if not Path(command[-1]).exists():
+                raise ConfigError(f"bild eval ended with {done.returncode}: see what it said")
+
+
+def figures(command: Sequence[str]) -> dict[str, Any]:
+    """The figures of one setting, from its record."""
+    record = json.loads(Path(command[-1]).read_text(encoding="utf-8"))
+    told = {
+        "command": shlex.join(["bild", "eval", *command[:-2]]),
+        "side_by_side": not _APART & set(command),
+    }
     kept = ("task", "split", "setting", "figures")
     environment = {key: record["environment"][key] for key in ("commit", "date", "hardware")}
     beside = {} if record["large"] is None else {"large": record["large"]["figures"]}
     return {**told, **environment, **{key: record[key] for key in kept}, **beside}
 
 
+_APART: Final = {"--large", "-c"}
+"""With these a setting names models of its own, so it needs workers of its own."""
 _BILD: Final = [sys.executable, "-m", "bild_dist"]
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 A machine that is shared has another speed in an hour, and two runs of `bild eval` are of two hours. Here every
 text is written by all settings, one after the other on the same workers, in an order that is drawn anew for each text.
-The large model alone is one of them, and stands beside each in its record.
+The large model alone is one of them, and stands beside each in its record. What is written is kept in the
+folder of the records, so that an interrupted run goes on.
 """
 
 from __future__ import annotations
 
 import random
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Final
@@ -19,9 +21,11 @@ from bild_dist.evaluation.metrics import registry
 from bild_dist.evaluation.report.groups import ASKED, DRAWN
 from bild_dist.evaluation.run import identity
 from bild_dist.evaluation.run.figures import Judge, Written
+from bild_dist.evaluation.run.held import held
 from bild_dist.evaluation.run.options import Plan, planned, taught_prefixes
+from bild_dist.evaluation.run.partial import Partial
 from bild_dist.evaluation.run.record import Failure, Part, Record, Setting, TextRecord
-from bild_dist.evaluation.run.running import Outcome, warm_up, worded, write
+from bild_dist.evaluation.run.running import Outcome, Step, warm_up, worded, write
 from bild_dist.evaluation.tasks.base import Item, wording
 from bild_dist.orchestrator.decoder import Decoder
 from bild_dist.orchestrator.opening import launched
@@ -45,19 +49,23 @@ async def side_by_side(commands: Sequence[Sequence[str]]) -> None:
     for plan in plans[1:]:
         if _kept(plan) != _kept(first):
             raise ConfigError(f"{plan.out} is of other texts or workers than {first.out}")
-    about = usage.environment("python -m benchmarks.evaluation")
     items = first.task.items(first.split, first.count)
-    async with launched(first.config) as decoder:
-        settings = [_setting(plan, decoder) for plan in plans]
-        asked = [setting.options for setting in settings]
-        todo = list(dict.fromkeys([*map(_large, asked), *asked]))
-        said = await _written(decoder, _worded(first, items, decoder), todo)
-        records = [
-            _record(plan, setting, items, said, decoder, about)
-            for plan, setting in zip(plans, settings, strict=True)
-        ]
-    for plan, record in zip(plans, records, strict=True):
-        record.write(plan.out)
+    for plan in plans:
+        # Now, not behind hours of texts.
+        registry.chosen(plan.metrics, items, plan.task.metric)
+    place = first.out.parent / "side-by-side"
+    with held(place):
+        async with launched(first.config) as decoder:
+            settings = [_setting(plan, decoder) for plan in plans]
+            asked = [setting.options for setting in settings]
+            todo = list(dict.fromkeys([*map(_large, asked), *asked]))
+            told = [shlex.join(["bild", "eval", *command]) for command in commands]
+            with Partial(place, {"commands": told, **identity.surroundings()}) as partial:
+                said = await _written(decoder, _worded(first, items, decoder), todo, partial)
+                for plan, setting, command in zip(plans, settings, told, strict=True):
+                    about = usage.environment(command)
+                    _record(plan, setting, items, said, decoder, about).write(plan.out)
+            partial.remove()
 
 
 def _kept(plan: Plan) -> tuple[Any, ...]:
@@ -90,20 +98,22 @@ def _worded(plan: Plan, items: Sequence[Item], decoder: Decoder) -> list[Item]:
 
 
 async def _written(
-    decoder: Decoder, items: Sequence[Item], settings: Sequence[Options]
+    decoder: Decoder, items: Sequence[Item], settings: Sequence[Options], partial: Partial
 ) -> dict[Options, dict[str, Outcome]]:
     """What every setting wrote of every item."""
-    found: dict[Options, dict[str, Outcome]] = {options: {} for options in settings}
     # Otherwise each would begin as if it were its first text.
     decoder.expect(len(settings))
     await warm_up(decoder, items, settings)
+    parts = {str(number): options for number, options in enumerate(settings)}
     drawn = random.Random(SEED)
     with Bar("side by side", len(items)) as bar:
         for number, item in enumerate(items, start=1):
-            for options in drawn.sample(settings, len(settings)):
-                found[options][item.id] = await write(decoder, item, options)
+            for part in drawn.sample(list(parts), len(parts)):
+                step = Step(part, 0, item)
+                if step not in partial:
+                    partial.add(step, await write(decoder, item, parts[part]))
             bar.at(number)
-    return found
+    return {options: partial.outcomes(part, 0) for part, options in parts.items()}
 
 
 def _record(
