@@ -39,7 +39,8 @@ def test_a_worker_that_is_killed_is_named(
         patch.setattr(timing, "_item", killed)
         assert command.main(given, inproc) == 1
     said = capsys.readouterr().err
-    assert f"bild sweep: the {role} worker" in said
+    assert f"bild sweep: the {role} worker (pid " in said
+    assert "was killed by SIGKILL. What is recorded" in said
     assert "kept, and the same command goes on" in said
     assert command.main(given, inproc) == 0
     assert "Recorded already: 1." in capsys.readouterr().err
