@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -215,12 +214,7 @@ class Stages:
         """Finds what a text takes beside its passes. `own`: the recorded setting, played over its own texts."""
         texts, times = self._timed["middle"], self._times
         times |= alone.paces(times, {role: self._timed[role.value] for role in Role})
-        gaps = [text.wall_ns - played.wall_ns for text, played in zip(texts, own, strict=True)]
-        times["residual_ns"] = alone.besides(gaps, texts, steady=not alone.unlike(times))
-        times["opening_ns"] = max(0, times["residual_ns"])
-        times["middle_ns"] = round(median(text.wall_ns for text in texts))
-        played_ns = median(played.wall_ns for played in own)
-        times["middle_played_ns"] = round(played_ns) + times["opening_ns"]
+        times |= alone.recorded(times, texts, own)
 
     def _timed_by(self, texts: Sequence[Marks], options: Options) -> tuple[Played, ...]:
         """A replay with the time that every text takes besides."""

@@ -130,8 +130,8 @@ class Study:
     `items`; `readings` by the name of the text that was read ("middle" and "large"), and `recorded`
     says which of them the predictions were made from. `costs`: ns, fields of `simulator.Costs`, what
     `alone.paces` knows of each model, and of settings of both `opening_ns`, what a text takes beside its passes:
-    `residual_ns`, or 0 where that is negative; `middle_ns` is what a text of `middle` took (median), and
-    `middle_played_ns` what it does as predicted. `spent_ns`: time of each stage, over all starts of the command.
+    `residual_ns`, or 0 where that is negative; `middle_ns` and `middle_played_ns` as `alone.recorded` has them.
+    `spent_ns`: time of each stage, over all starts of the command.
     """
 
     task: str
