@@ -41,3 +41,12 @@ def test_hours_are_said_as_hours(
     """Nobody reckons with 151 minutes."""
     (line,) = told(monkeypatch, capsys, (152, 0, "texts"), 1)
     assert line == "writing: 1 of 152, 0.017 texts/s, 2 h 31 min left"
+
+
+def test_what_was_loaded_first_is_no_part_of_the_rate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Models that take a minute to load would make hours of a few texts."""
+    assert told(monkeypatch, capsys, (200, 100, "texts"), 100, 160) == [
+        "writing: 160 of 200, 1 texts/s, 40 s left"
+    ]

@@ -49,10 +49,15 @@ class Bar:
         self.at(step.step, f"loss {step.loss:.3f}, {rate:,.0f} tokens/s")
 
     def at(self, done: int, said: str = "") -> None:
-        """So much of the whole is done."""
+        """So much of the whole is done. Said of what was done before, it begins now: what there was to load is no
+        part of how fast it goes.
+        """
         now = now_ns()
+        if done == self._first and done < self._total:
+            self._begun = now
+            return
         each_s = max(now - self._begun, 1) / 1e9 / max(done - self._first, 1)
-        if self._unit and not said:
+        if self._unit and not said and done > self._first:
             rate = 1 / each_s
             said = f"{rate:,.0f} {self._unit}/s" if rate >= 10 else f"{rate:.2g} {self._unit}/s"
         self._progress.update(self._task, completed=done, said=said)
@@ -67,7 +72,7 @@ class Bar:
 
 def _spoken(seconds: float) -> str:
     """A time as short as it is worth knowing."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
+    if seconds < 90:
         return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

@@ -316,6 +316,7 @@ class Stages:
                     # Otherwise each would begin as if it were its first text.
                     decoder.expect(len(todo))
                     await running.warm_up(decoder, self._items[:1], options)
+                    bar.at(done)
                     for number, item in enumerate(self._items, start=1):
                         if f"measured {item.id}" not in self._journal:
                             # Who comes first changes, so that what follows a pause favours nobody.

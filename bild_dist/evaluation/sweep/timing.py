@@ -56,7 +56,8 @@ async def record(
 
     Under `timed ID` the journal gets the three texts of an item, or why there are none; under
     `models` what wrote them, under `costs` the times of its passes, and under `schedule` the one that its
-    workers take where the grid has none. `tell` hears how many items there are.
+    workers take where the grid has none. `tell` hears how many
+    items there are, first when the workers are warm.
 
     Raises:
         BildError: a worker failed, or the models do not fit together.
@@ -73,6 +74,7 @@ async def record(
         grid = settled(grid, journal)
         await running.warm_up(decoder, items, [of_kind(grid, kind) for kind in KINDS])
         done = recorded(items, journal)
+        tell(done)
         for number, item in enumerate(items, start=1):
             if f"timed {item.id}" not in journal:
                 journal.put(f"timed {item.id}", await _item(decoder, item, grid, number))
