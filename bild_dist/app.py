@@ -23,8 +23,15 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Exit code: 0 all done, 1 some failed, 2 bad usage or configuration."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    """The command line. Exit code: 0 all done, 1 some failed, 2 bad usage or configuration, 130 interrupted."""
+    try:
+        return _main(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        # While a command is being loaded: later it hears of it itself, and says what it leaves.
+        return 130
+
+
+def _main(arguments: list[str]) -> int:
     if arguments[:1] == ["worker"]:
         from bild_dist.workers.__main__ import main as worker
 

@@ -102,6 +102,10 @@ class WorkerConfig:
             raise ConfigError(f"device = {self.device!r} must be cpu, cuda or cuda:N")
         if not self.model:
             raise ConfigError("model = '': name a hub id, a folder or a GGUF file")
+        if self.exit_layer and self.model.startswith("toy:"):
+            raise ConfigError(
+                f"exit_layer = {self.exit_layer}: {self.model} is a toy, which has no layers to leave out"
+            )
         if self.metrics:
             host_and_port("metrics", self.metrics)
         endpoint("traces", self.traces)
@@ -120,6 +124,14 @@ class WorkerConfig:
             elif not isinstance(value, bool):
                 words.append(str(value))
         return words
+
+
+def where_given(*names: str) -> str:
+    """Where settings of a worker are given, for a remedy: few commands have an option for each of them."""
+    flags = " and ".join(f"--{name.replace('_', '-')}" for name in names)
+    return (
+        f"([small] or [large] of a configuration file for -c, or {flags} where a command has that)"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -366,6 +378,13 @@ def settled(given: Mapping[str, Any]) -> tuple[Config, dict[Role, str]]:
     # What runs already, or is named here, is not the default pair.
     otherwise = None if addresses or models else DEFAULT_PAIR
     config = configured(given.get("config"), pair, otherwise)
+    if (
+        "exit_layer" in given
+        and Role.SMALL not in given
+        and PAIRS in Path(config.small.model).parents
+    ):
+        # A shipped pair names both models, so its small one is asked for no more than where there is none.
+        given[Role.SMALL] = config.large.model
     workers: dict[str, dict[str, Any]] = {}
     for role in roles:
         values = {name: given.get(f"{role}_{name}", given.get(name)) for name in _PAIR}

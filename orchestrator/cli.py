@@ -5,6 +5,7 @@ runs.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -62,10 +63,13 @@ _COMMANDS: Final = {
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse without abbreviations, with the nearest name for a misspelt option."""
+    """argparse without abbreviations, with the nearest name for a misspelt option. What begins as a negative
+    number does (`-1,2`) is a value, so that whoever checks the option says what is wrong with it.
+    """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
+        self._negative_number_matcher = re.compile(r"-(\.?\d|inf\b)")
 
     def error(self, message: str) -> NoReturn:
         unknown = message.partition("unrecognized arguments: ")[2].split()

@@ -197,7 +197,7 @@ async def _line(number: int, line: str, decoder: Decoder) -> dict[str, Any]:
 
 def _read(path: str) -> list[Line]:
     try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--input {path} cannot be read: {error}") from None
     # Numbers as an editor shows them: a blank line has one, too.

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, Final, ParamSpec, TypeAlias
 
 from bild_dist import logprobs
+from bild_dist.config import where_given
 from bild_dist.errors import InvalidRequest
 from bild_dist.messages import MAX_FRAME, Rules
 from bild_dist.orchestrator.client import WorkerClient
@@ -155,6 +156,7 @@ def _fit(
     if not options.truncate:
         raise InvalidRequest(
             f"the prompt has {len(ids)} tokens and the models can {verb} {room}: "
-            "shorten it, start the workers with a larger --max-length, or ask to truncate it"
+            "shorten it, ask to truncate it, or give models that know more positions a larger max_length "
+            f"{where_given('max_length')}"
         )
     return ids[-room:] if keep_end else ids[:room]

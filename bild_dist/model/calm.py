@@ -68,7 +68,7 @@ class CalmModel(HfModel):
     def forward(self, work: Pass) -> list[Choice]:
         if work.rows > 1 or work.judge:
             raise InvalidRequest(
-                "a worker with --calm writes alone and checks nothing: ask for mode 'large' or "
+                "a worker with calm writes alone and checks nothing: ask for mode 'large' or "
                 "'small', or start it without"
             )
         if work.rows == 0:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
+from bild_dist.config import where_given
 from bild_dist.errors import ConfigError
 from bild_dist.model.foreign import first_line, quiet
 
@@ -35,7 +36,7 @@ def plan_of(folder: Path, name: str, *, trust_remote_code: bool = False) -> Any:
         if "trust_remote_code" in str(error):
             raise ConfigError(
                 f"{name} comes with its own code, which can do anything on this machine: "
-                "if you trust it, start the worker with --trust-remote-code"
+                f"if you trust it, trust_remote_code = true runs it {where_given('trust_remote_code')}"
             ) from None
         raise ConfigError(
             f"{name} has a config.json that transformers cannot read: {first_line(error)}"

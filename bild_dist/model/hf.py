@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from bild_dist.config import where_given
 from bild_dist.errors import ConfigError, InvalidRequest, WorkerFault
 from bild_dist.kv.cache import SlotStore
 from bild_dist.messages import Encoded, Info, Rules
@@ -80,7 +81,7 @@ class HfModel:
         except RuntimeError as error:
             raise ConfigError(
                 f"no memory for {slots} slots of {length} tokens on {self._info.device} ({first_line(error)}): "
-                "take fewer --slots or a smaller --max-length"
+                f"take fewer slots or a smaller max_length {where_given('slots', 'max_length')}"
             ) from None
         self._slots.clear()
 

@@ -5,6 +5,9 @@ id, or this project's own pair.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +21,7 @@ _ID: Final = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _PATTERNS: Final = (
     "*.json", "*.jinja", "*.txt", "*.model", "*.spm", "model*.safetensors",
 )  # fmt: skip
+_OFFLINE: Final = ("huggingface_hub.constants", "HF_HUB_OFFLINE")
 _TIMEOUT: Final = 5.0
 """Seconds to wait for a hub before saying that there is none."""
 
@@ -47,6 +51,44 @@ def folder_of(name: str, *, weights: bool = True, trust_remote_code: bool = Fals
     if not _ID.fullmatch(name) or name in (".", ".."):
         raise ConfigError(f"{name}: there is no such folder")
     return _downloaded(name, weights=weights, trust_remote_code=trust_remote_code)
+
+
+def is_here(name: str) -> bool:
+    """Whether `folder_of` finds the files of `name` but its weights without asking a hub for them."""
+    if name in (DEFAULT_LARGE, DEFAULT_SMALL):
+        own = shipped_draft() if name == DEFAULT_SMALL else None
+        name = locate() if own is None else str(own)
+    if Path(name).expanduser().exists():
+        return True
+    if not _ID.fullmatch(name):
+        return False
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        snapshot_download(name, local_files_only=True)
+    except (LocalEntryNotFoundError, ValueError):
+        return False
+    return True
+
+
+@contextmanager
+def offline(*more: tuple[str, str]) -> Iterator[None]:
+    """As long as this is open no hub is asked. The library reads its environment when it is imported, which may
+    have been before, so the flag is set where it keeps it. `more`: modules, each with such a flag of theirs.
+    """
+    before = []
+    for name, flag in (_OFFLINE, *more):
+        with suppress(ImportError, AttributeError):
+            module = import_module(name)
+            before.append((module, flag, getattr(module, flag)))
+    try:
+        for module, flag, _ in before:
+            setattr(module, flag, True)
+        yield
+    finally:
+        for module, flag, was in before:
+            setattr(module, flag, was)
 
 
 def folder_for(config: WorkerConfig) -> Path:

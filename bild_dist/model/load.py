@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache
 
-from bild_dist.config import DEFAULT_SMALL, WorkerConfig
+from bild_dist.config import DEFAULT_SMALL, WorkerConfig, where_given
 from bild_dist.errors import ConfigError
 from bild_dist.messages import PROTOCOL, Info
 from bild_dist.model import checkpoint, draft, hub, tokenizer
@@ -127,7 +127,7 @@ def length_of(name: str, text: Any, asked: int) -> int:
             if length > window:
                 raise ConfigError(
                     f"{name} has sliding-window attention over {window} tokens, which cannot be cut back once it has "
-                    f"slid: start it with --max-length {window} or less (it is {asked})"
+                    f"slid: max_length must be {window} or less, not {asked} {where_given('max_length')}"
                 )
         elif kind != "DynamicLayer":
             kinds = sorted(set(getattr(text, "layer_types", None) or [kind]) - {"full_attention"})
@@ -137,7 +137,7 @@ def length_of(name: str, text: Any, asked: int) -> int:
         # One pass turns all its ids by one set: earlier keys keep the other, as the passes happened to be cut.
         raise ConfigError(
             f"{name} turns its positions otherwise from token {switch + 1} on (longrope), and what was written before "
-            f"would depend on the passes: start it with --max-length {switch} or less (it is {asked})"
+            f"would depend on the passes: max_length must be {switch} or less, not {asked} {where_given('max_length')}"
         )
     return length
 

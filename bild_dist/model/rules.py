@@ -8,6 +8,7 @@ are left aside: each request names its own.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -76,10 +77,11 @@ def rules_of(
     if any(len(words) > 1 for words in bad_words):
         refused.append("bad_words_ids with more than one token")
     if refused:
-        names = ",".join(text.split(" ")[0] for text in refused)
+        names = [text.split(" ")[0] for text in refused]
         raise ConfigError(
             f"the model's generation config asks for {', '.join(refused)}, which cannot be honoured: remove it from "
-            f"generation_config.json, or leave it out with --ignore-generation {names}"
+            f"generation_config.json, or leave it out with --ignore-generation {','.join(names)} (where a command has "
+            f"no such option: ignore_generation = {json.dumps(names)} in [small] or [large] of a file for -c)"
         )
     banned = [word for words in bad_words for word in words if word not in end_ids]
     begin = None if decoder_only else values.get("forced_bos_token_id")

@@ -111,7 +111,7 @@ def read(path: str, run: str = "") -> Batch:
     """
     try:
         content = Path(path).read_bytes()
-        lines = content.decode("utf-8").split("\n")
+        lines = content.decode("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--input {path} cannot be read: {error}") from None
     reply = hashlib.sha256(run.encode() + b"\0" + content).hexdigest()[:16]

@@ -92,7 +92,7 @@ def test_a_pair_that_no_worker_takes_is_refused_at_once(tmp_path, capsys):
     argv = ["--small", str(small), "--large", str(large), "--out", str(tmp_path / "out"),
             "--corpus", prompts_in(tmp_path), *FEW]  # fmt: skip
     assert front.main(argv, inproc) == 2
-    assert "--max-length 32 or less" in capsys.readouterr().err
+    assert "max_length must be 32 or less" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "cache").exists()
 

@@ -234,7 +234,9 @@ def test_a_file_that_is_no_partial_run_is_refused(
 BAD_USE = {
     "an unknown task": (["--task", "debian-de-enn"], "did you mean 'debian-de-en'"),
     "no items": (["--count", "0"], "--count 0"),
+    "a folder": (["--out", "new/"], "--out new/ is a folder"),
     "no rounds": (["--rounds", "0"], "--rounds 0"),
+    "rounds without end": (["--rounds", "1000000000"], "at most 1000"),
     "a threshold out of range": (["--alpha-fb", "2"], "alpha_fb"),
     "one model of two": (["--small", "a"], "both"),
     "nowhere to write": (["--out", "/dev/null/out.json"], "cannot be made"),
@@ -244,7 +246,8 @@ BAD_USE = {
         "sets window to 4",
     ),
     "a baseline by another name": (["--baseline", "exact", "--name", "mine"], "leave out --name"),
-    "an oracle that is none": (["--oracle", "-1"], "alpha_rb"),
+    "an oracle that is none": (["--oracle", "-1"], "--oracle -1 must be"),
+    "an oracle below all": (["--oracle", "-inf"], "--oracle -inf must be"),
 }
 
 

@@ -178,7 +178,7 @@ def test_sliding_windows_are_refused_where_they_would_slide(tmp_path: Path):
     MistralForCausalLM(MistralConfig(**SMALL, sliding_window=40)).save_pretrained(tmp_path)
     text = refusal(tmp_path)
     assert "sliding-window attention over 40 tokens" in text
-    assert "--max-length 40" in text
+    assert "max_length must be 40 or less" in text
     model, reference = load_model(tmp_path, max_length=40), load_reference(tmp_path)
     ids = [(5 * i) % 64 for i in range(40)]
     model.open(0, [], rules_for(model, 1, 39))
@@ -200,7 +200,7 @@ def test_positions_that_switch_are_refused_where_they_would(tmp_path: Path):
     LlamaForCausalLM(LlamaConfig(**SMALL, rope_parameters=turns)).save_pretrained(tmp_path)
     text = refusal(tmp_path)
     assert "longrope" in text
-    assert "--max-length 40" in text
+    assert "max_length must be 40 or less" in text
     model, reference = load_model(tmp_path, max_length=40), load_reference(tmp_path)
     ids = [(5 * i) % 64 for i in range(40)]
     model.open(0, [], rules_for(model, 1, 39))
@@ -339,5 +339,5 @@ def test_more_slots_than_memory_is_the_operators_error(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(torch, "empty", fail)
-    with pytest.raises(ConfigError, match=r"fewer --slots or a smaller --max-length"):
+    with pytest.raises(ConfigError, match=r"fewer slots or a smaller max_length"):
         model.allocate(4)

@@ -239,10 +239,29 @@ def test_the_default_draft_is_taken_where_it_is_there(
     assert len(load_model(Path("default-draft"), exit_layer=1)._shapes) == 1
 
 
-def test_the_first_layers_are_those_of_the_large_model_where_no_small_one_is_named() -> None:
-    """`--large L --exit-layer 4` needs no `--small L`; a small model that is named stays what it is."""
-    early, _ = settled({"large": "toy:large", "exit_layer": 4})
-    assert (early.small.model, early.small.exit_layer) == ("toy:large", 4)
-    assert (early.large.model, early.large.exit_layer) == ("toy:large", 0)
-    both, _ = settled({"small": "toy:small", "large": "toy:large", "exit_layer": 4})
-    assert (both.small.model, both.small.exit_layer) == ("toy:small", 4)
+def test_the_first_layers_are_those_of_the_large_model_where_no_small_one_is_named(
+    tmp_path: Path,
+) -> None:
+    """`--large L --exit-layer 4` needs no `--small L`, and a shipped pair names its small model no more than that;
+    one that somebody names stays what it is.
+    """
+    early, _ = settled({"large": "some/large", "exit_layer": 4})
+    assert (early.small.model, early.small.exit_layer) == ("some/large", 4)
+    assert (early.large.model, early.large.exit_layer) == ("some/large", 0)
+    both, _ = settled({"small": "some/small", "large": "some/large", "exit_layer": 4})
+    assert (both.small.model, both.small.exit_layer) == ("some/small", 4)
+    shipped, _ = settled({"pair": "de-en", "exit_layer": 2})
+    assert shipped.small.model == shipped.large.model == paired("de-en").large.model
+    assert (shipped.small.exit_layer, shipped.large.exit_layer) == (2, 0)
+    file = tmp_path / "a.toml"
+    file.write_text('pair = "de-en"\n')
+    assert settled({"config": str(file), "exit_layer": 2})[0].small == shipped.small
+
+
+@pytest.mark.parametrize(
+    "given", [{"large": "toy:large"}, {"small": "toy:small", "large": "some/large"}]
+)
+def test_toys_have_no_first_layers(given: dict[str, str]) -> None:
+    """They would write as whole ones do, under the name of something that was not measured."""
+    with pytest.raises(ConfigError, match=r"exit_layer = 4: toy:.* is a toy"):
+        settled({**given, "exit_layer": 4})

@@ -22,7 +22,7 @@ from bild_dist.evaluation.metrics import registry
 from bild_dist.evaluation.report import markdown, page
 from bild_dist.evaluation.report.files import Found, read
 from bild_dist.evaluation.report.main import main
-from bild_dist.evaluation.report.models import models_of
+from bild_dist.evaluation.report.models import Items, models_of
 from bild_dist.evaluation.report.report import Section, sections
 from bild_dist.evaluation.report.runs import Kind, equal, kind_of, studies
 from bild_dist.evaluation.run.figures import Judge, Written
@@ -246,6 +246,17 @@ def test_the_page_loads_nothing_and_shows_what_models_wrote_as_text(
     assert told == r"\`a\` \|b\| \<i\> \# c"
 
 
+def test_names_go_on_in_another_line_and_figures_do_not(parts: Sequence[Section]) -> None:
+    """A table of long names fits a page, and in a narrow window the first column stays where it is."""
+    shown = page.page(parts)
+    for table in parts[0].tables:
+        for head, cell in zip(table.head[1:], table.rows[0][1:], strict=True):
+            named = f'<td class="words">{cell}</td>' in shown
+            assert named is (head in {"setting", "small model", "family"})
+    assert re.search(r"^td\.words {[^}]*white-space: normal", shown, re.MULTILINE)
+    assert re.search(r"^tr > :first-child {[^}]*position: sticky", shown, re.MULTILINE)
+
+
 def test_tokens_are_told_apart_without_colour(parts: Sequence[Section]) -> None:
     """Each source but the small model's own has an underline, and in Markdown a letter."""
     shown = page.page(parts)
@@ -303,7 +314,7 @@ def test_what_is_no_record_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     file = tmp_path / "other.json"
     file.write_text("{}", "utf-8")
     assert main([str(file), "--out", str(tmp_path / "out")]) == 2
-    assert "other.json is no record" in capsys.readouterr().err
+    assert "other.json is not a record" in capsys.readouterr().err
     assert main([str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "bild eval" in capsys.readouterr().err
     assert main([str(file), "--out", str(tmp_path), "--texts", "-1"]) == 2
@@ -321,12 +332,12 @@ def test_calm_has_no_bill(runs: Path) -> None:
 
 
 def test_a_tasks_texts_are_read_once(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two studies of one task, each of several runs: a task of the hub would ask the network each time."""
+    """Two studies of one task, each of several runs: a data set may have millions."""
     asked = []
 
-    def items(task: str, split: str) -> dict[str, Item]:
+    def items(task: str, split: str) -> Items:
         asked.append((task, split))
-        return {item.id: item for item in ITEMS}
+        return Items({item.id: item for item in ITEMS})
 
     monkeypatch.setattr("bild_dist.evaluation.report.report.items_of", items)
     parts = sections(read([runs]), {})

@@ -6,24 +6,20 @@ import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bild_dist.app import inproc
 from bild_dist.errors import ConfigError
-from bild_dist.evaluation import pictures
 from bild_dist.evaluation.report import swept
 from bild_dist.evaluation.report.files import Found, read
 from bild_dist.evaluation.report.main import main
 from bild_dist.evaluation.report.report import Section, sections
 from bild_dist.evaluation.run.options import planned as evaluated
-from bild_dist.evaluation.run.record import Setting
 from bild_dist.evaluation.sweep import main as sweep
 from bild_dist.evaluation.sweep.grid import front
 from bild_dist.evaluation.sweep.study import Study, is_one
 from bild_dist.evaluation.tasks.base import HALVES
-from bild_dist.types import Options, Schedule
 
 SPEC = "seed=1&f=0.3&end=0.03"
 
@@ -169,45 +165,6 @@ def test_the_command_takes_a_sweep(
     assert is_one(file)
     assert not is_one(file.with_name("house.toml"))
     assert not is_one(file.with_name("nothing"))
-
-
-def test_curves_part_where_windows_or_schedules_do() -> None:
-    """A line through points of two windows would promise what no setting does."""
-    settings = [
-        Setting.of(Options(alpha_fb=fb, alpha_rb=rb, window=window, schedule=Schedule.PAPER))
-        for fb in (0.8, 0.3) for rb in (10.0, 2.0) for window in (5, 10)
-    ]  # fmt: skip
-    found = pictures.curves(settings, lambda setting: setting.options)
-    assert [title for title, _ in found] == [
-        "alpha_rb 2, window 5", "alpha_rb 2, window 10", "alpha_rb 10, window 5", "alpha_rb 10, window 10",
-    ]  # fmt: skip
-    for _, curve in found:
-        assert [setting.options.alpha_fb for setting in curve] == [0.3, 0.8]
-    (one,) = pictures.curves(settings[:1], lambda setting: setting.options)
-    assert one[0] == "alpha_rb 10"
-
-
-@pytest.mark.parametrize(
-    ("changes", "titles"),
-    [
-        ({"distance": "tv"}, ["alpha_rb 0.5, distance ce", "alpha_rb 0.5, distance tv"]),
-        ({"confidence": "margin"}, ["alpha_rb 0.5, confidence margin", "alpha_rb 0.5, confidence max"]),
-        ({"adapt": 0.2}, ["alpha_rb 0.5, adapt 0", "alpha_rb 0.5, adapt 0.2"]),
-        ({"first": "large"}, ["alpha_rb 0.5, first large", "alpha_rb 0.5, first small"]),
-        ({"verify_tail": False}, ["alpha_rb 0.5, tail unchecked", "alpha_rb 0.5"]),
-    ],
-)  # fmt: skip
-def test_curves_part_where_thresholds_mean_something_else(
-    changes: dict[str, Any], titles: list[str]
-) -> None:
-    """alpha_rb 0.5 is in nats with one distance and a share with another: no line joins the two."""
-    settings = [
-        Setting.of(Options(alpha_fb=fb, alpha_rb=0.5, **more))
-        for fb in (0.8, 0.3) for more in ({}, changes)
-    ]  # fmt: skip
-    found = pictures.curves(settings, lambda setting: setting.options)
-    assert [title for title, _ in found] == titles
-    assert all([one.options.alpha_fb for one in curve] == [0.3, 0.8] for _, curve in found)
 
 
 def test_a_broken_sweep_is_refused_by_what_is_broken(file: Path, tmp_path: Path) -> None:

@@ -231,6 +231,11 @@ def test_a_sweep_goes_on_with_the_same_texts_weights_and_settings_only(
 BAD: dict[str, tuple[Sequence[str], str]] = {
     "no number": (["--alpha-fb", ".3,x"], "must be numbers"),
     "a threshold out of range": (["--alpha-fb", "1.5"], "alpha_fb"),
+    "an empty place": (["--alpha-fb", ".5,,.7"], "--alpha-fb .5,,.7: value 2 of 3 is empty"),
+    "a plot without a name": (["--plot", "."], "STEM makes STEM.png"),
+    "a split without a name": (["--split", ""], "no split ''"),
+    "an empty list": (["--mode", ""], "value 1 of 1 is empty"),
+    "a negative threshold": (["--alpha-rb", "-1,2"], "alpha_rb = -1.0 must be"),
     "an unknown mode": (["--mode", "bidl"], "did you mean 'bild'"),
     "an unknown schedule": (["--schedule", "trough"], "did you mean 'through'"),
     "one text": (["--count", "1"], "at least 2"),
@@ -321,13 +326,24 @@ def test_a_dollar_is_a_dollar(whole: tuple[Study, Path]) -> None:
     assert all(path.exists() for path in plot.draw(named, folder / "dollar"))
 
 
+def test_no_name_lies_on_a_point(whole: tuple[Study, Path]) -> None:
+    """What is drawn is named in the legend, mode exact and the large model too."""
+    study, folder = whole
+    _, path = plot.draw(study, folder / "named")
+    svg = path.read_text("utf-8")
+    legend = svg.partition('<g id="legend_1">')[2]
+    for name in ("large", "one point below large"):
+        assert f">{name}</text>" in legend
+        assert svg.count(f">{name}</text>") == 1
+
+
 def test_curves_are_in_the_order_of_numbers() -> None:
     """10 comes behind 2."""
     points = [
         Point(setting=Setting.of(Options(alpha_rb=alpha_rb)), played=())
         for alpha_rb in (10.0, 1.0, 2.0)
     ]
-    titles = [title for title, _ in plot.curves(points)]
+    titles = [title for title, _ in plot.curves(points).found]
     assert titles == ["alpha_rb 1", "alpha_rb 2", "alpha_rb 10"]
 
 

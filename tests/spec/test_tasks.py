@@ -133,7 +133,8 @@ def test_debian_tasks_are_the_corpora_by_name(monkeypatch: pytest.MonkeyPatch) -
     """Their splits are those of the corpora, so nothing that trained is judged on."""
     asked = []
 
-    def load(name: str, split: str) -> list[named.Example]:
+    def load(name: str, split: str, *, cached: bool) -> list[named.Example]:
+        assert not cached
         asked.append((name, split))
         return [named.Example("tower/0", "Ein Turm.", "A tower.")]
 
@@ -169,12 +170,12 @@ def lines(folder: Path, *records: Any) -> str:
 
 def test_a_file_is_a_task(tmp_path: Path) -> None:
     """Prompt and reference or references; ids are the lines' numbers where none is given, and other
-    fields are left alone.
+    fields are left alone. What is null is not given, as tables are exported.
     """
     one = registry.find(
         lines(
             tmp_path,
-            {"prompt": "a", "reference": "b", "note": 1},
+            {"prompt": "a", "reference": "b", "note": 1, "id": None, "split": None},
             {"prompt": "c\u2028d", "references": ["e", "f"], "id": 7},
         )
     )
@@ -197,6 +198,20 @@ def test_a_file_may_have_splits(tmp_path: Path) -> None:
     assert [item.prompt for item in one.items("validation")] == ["a"]
     assert one.default_split == "test"
     assert one.metric == "agreement"
+
+
+def test_a_line_without_a_split_beside_others_is_named(tmp_path: Path) -> None:
+    """Whoever takes a split would not see that it is missing; who means `all` may write it down."""
+    bare, named = {"prompt": "a"}, {"prompt": "b", "split": "test"}
+    with pytest.raises(
+        ConfigError, match=r"line 2 names no split, while .* line 1 is of split 'test'"
+    ):
+        registry.find(lines(tmp_path, named, bare))
+    with pytest.raises(
+        ConfigError, match=r"line 1 names no split \(nor do 1 more lines\).* or none"
+    ):
+        registry.find(lines(tmp_path, bare, bare, named))
+    assert registry.find(lines(tmp_path, named, {**bare, "split": "all"})).splits == ("test", "all")
 
 
 BAD_LINES = {

@@ -81,7 +81,7 @@ def prompts(corpus: str, split: str) -> list[tuple[str, Any]]:
         return [(example.id, example.prompt) for example in named.load(corpus, split)]
     try:
         # Not splitlines(), which would also end a line at characters that JSON allows inside a text.
-        lines = Path(corpus).read_text(encoding="utf-8").split("\n")
+        lines = Path(corpus).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--corpus {corpus} cannot be read: {error}") from None
     found = [

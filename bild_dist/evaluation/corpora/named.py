@@ -30,11 +30,12 @@ class Example:
     reference: str = ""
 
 
-def load(name: str, split: str) -> list[Example]:
-    """The examples of a corpus, in a fixed order that mixes packages; kept in the cache.
+def load(name: str, split: str, *, cached: bool = False) -> list[Example]:
+    """The examples of a corpus, in a fixed order that mixes packages; kept in the cache. `cached`: only what
+    lies there, nothing is fetched or made.
 
     Raises:
-        ConfigError: no such corpus or split, or it cannot be fetched.
+        ConfigError: no such corpus or split, or it cannot be fetched, or is not there.
     """
     if name not in _MAKERS:
         raise ConfigError(
@@ -43,6 +44,8 @@ def load(name: str, split: str) -> list[Example]:
     if split not in SPLITS:
         raise ConfigError(f"split {split!r} must be one of {', '.join(SPLITS)}")
     file = archive.cache_folder() / f"{name}-{_FORMAT}" / f"{split}.jsonl"
+    if cached and not file.is_file():
+        raise ConfigError(f"{file} is not there: it is made when a task of {name} is run")
     if not file.is_file():
         _make(name, file.parent)
     with file.open(encoding="utf-8") as stream:

@@ -42,7 +42,11 @@ def chosen(asked: Sequence[str], items: Sequence[Item], main: str = "") -> list[
         ConfigError: an unknown metric (offers the nearest), or one that needs references where an item
             has none (names the item), or one whose library is missing.
     """
-    words = [word.strip() for text in asked for word in text.split(",") if word.strip()]
+    words = [word.strip() for text in asked for word in text.split(",")]
+    if "" in words:
+        raise ConfigError(
+            f"--metric {' '.join(asked)}: a name is empty: write one, or take a comma out"
+        )
     bare = next((item for item in items if not item.references), None)
     # Without references at all there is nothing to choose; where some are missing somebody forgot.
     free = bare is not None and not any(item.references for item in items)

@@ -9,7 +9,7 @@ from typing import Final
 
 from bild_dist.evaluation.metrics.base import RESAMPLES
 from bild_dist.evaluation.report.cells import Table, head_of, interval, line
-from bild_dist.evaluation.report.paired import Compared, Comparison, Figure
+from bild_dist.evaluation.report.paired import DRIFT, Compared, Comparison, Figure
 from bild_dist.evaluation.report.runs import Kind, Row, Study
 from bild_dist.evaluation.tasks.base import Item
 
@@ -92,7 +92,7 @@ def tables(study: Study, items: Mapping[str, Item]) -> list[Table]:
                     one.title,
                     _named(one.row, study),
                     interval(one.compared.quality, _digits(study), signed=True),
-                    interval(one.compared.speed, _FAST),
+                    _speed_cell(one.compared),
                     f"{one.compared.same} of {one.compared.texts}",
                 ]
                 for one in found
@@ -142,6 +142,8 @@ def _contenders(study: Study, comparison: Comparison) -> list[Contender]:
 def _sentence(one: Contender, study: Study, rival: Row) -> str:
     """Who wins on these terms and by how much, and what the other figure does meanwhile."""
     compared = one.compared
+    if compared.drifted:
+        return _untold(one, study, rival)
     by_speed = _verdict(compared.speed, 1, "speed", _FAST)
     fast = f"{interval(compared.speed, _FAST)} times as fast as {_named(rival, study)}"
     name = _named(one.row, study)
@@ -167,6 +169,34 @@ def _sentence(one: Contender, study: Study, rival: Row) -> str:
         f"At equal latency nothing can be compared: no setting of BiLD here is as fast. The fastest, {name}, is "
         f"{fast}: {by_speed}. {_quality(one, study)}"
     )
+
+
+def _speed_cell(compared: Compared) -> str:
+    """How many times as fast; where the machine drifted without an interval, which would be too narrow."""
+    if not compared.drifted or compared.speed is None:
+        return interval(compared.speed, _FAST)
+    first, second = compared.beside_ms
+    return f"{compared.speed['value']:.{_FAST}f} (large alone {first:.0f} and {second:.0f} ms)"
+
+
+def _untold(one: Contender, study: Study, rival: Row) -> str:
+    """What is said where the machine was so much slower in one of the runs that no speed can be compared."""
+    first, second = one.compared.beside_ms
+    terms = {
+        Terms.QUALITY: "At equal quality",
+        Terms.LATENCY: "At equal latency",
+        Terms.LOSSLESS: "In mode exact",
+    }[one.terms]
+    reached = "" if one.reached else ", which no setting of BiLD here reaches,"
+    return (
+        f"{terms}{reached} it cannot be told on this machine's noise whether {_named(one.row, study)} or "
+        f"{_named(rival, study)} is faster: the large model alone took {first:.0f} ms a text beside the first and "
+        f"{second:.0f} ms beside the second. Of quality: {_lower(_quality(one, study, said=True))}"
+    )
+
+
+def _lower(said: str) -> str:
+    return said[0].lower() + said[1:]
 
 
 def _quality(one: Contender, study: Study, *, said: bool = False) -> str:
@@ -250,6 +280,12 @@ def _note(study: Study, rival: Row, found: list[Contender]) -> str:
         words.append(
             f"The large model alone wrote up to {beside} texts otherwise in one run than in another, by "
             "rounding or on another machine."
+        )
+    if any(one.drifted for one in compared):
+        words.append(
+            f"Where the large model alone took over {DRIFT:.0%} longer in one run than in another no speeds are "
+            "compared: what slowed it down need not slow a setting down as much, and the intervals know nothing of "
+            "it. Measure both anew, one after the other and with nothing else running."
         )
     places = list(dict.fromkeys(name for one in compared for name in one.places))
     if places:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bild_dist.evaluation.report.cells import interval
-from bild_dist.evaluation.report.paired import Texts, speed, texts_of
+from bild_dist.evaluation.report.paired import Texts, beside_ms, far_apart, speed, texts_of
 from bild_dist.evaluation.report.runs import Kind, Row, Study
 
 
@@ -29,6 +29,12 @@ def _said(row: Row, whole: Row) -> str:
     found = speed(row, whole)
     if found is None:
         return f"{row.name} and {whole.name} were not both timed."
+    beside = beside_ms(row, whole)
+    if far_apart(beside):
+        return (
+            f"How fast {row.name} is over {whole.name} cannot be told on this machine's noise: the large model alone "
+            f"took {beside[0]:.0f} ms a text beside the first and {beside[1]:.0f} ms beside the second."
+        )
     return f"{row.name} is {interval(found, 2)} times as fast as {whole.name}."
 
 

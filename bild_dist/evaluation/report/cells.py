@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from bild_dist.evaluation.report.runs import Kind, Row, Study
+from bild_dist.evaluation.report.runs import Kind, Row, Study, known
 from bild_dist.evaluation.run.record import Part
+
+WORDED: Final = frozenset(("setting", "small model", "family"))
+"""Heads of columns with names in them, which may go on in another line; all others hold figures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +63,12 @@ def interval(
     found: Mapping[str, Any] | None, digits: int, unit: str = "", *, signed: bool = False
 ) -> str:
     """A figure with its interval in brackets: `27.4 [26.1, 28.9]`. `signed`: of a difference."""
-    if not isinstance(found, Mapping):
+    if not isinstance(found, Mapping) or not known(found.get("value")):
         return "-"
     # Without z a difference that rounds to nothing would be one of -0.0.
     form = f"+z.{digits}f" if signed else f".{digits}f"
     text = f"{found['value']:{form}}{unit}"
-    if found.get("low") is not None and found.get("high") is not None:
+    if known(found.get("low")) and known(found.get("high")):
         text += f" [{found['low']:{form}}, {found['high']:{form}}]"
     return text
 
@@ -85,4 +88,5 @@ def _ms(row: Row) -> str:
 
 def _mean(part: Part | None) -> str:
     found = part.figures.get("latency_ms") if part else None
-    return f"{found['mean']:.0f}" if isinstance(found, Mapping) and "mean" in found else "-"
+    mean = found.get("mean") if isinstance(found, Mapping) else None
+    return f"{mean:.0f}" if known(mean) else "-"

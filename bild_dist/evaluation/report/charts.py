@@ -11,15 +11,17 @@ from typing import Any, Final
 
 from bild_dist.evaluation.costs.bill import Bill
 from bild_dist.evaluation.costs.work import Work
+from bild_dist.evaluation.curves import curves
 from bild_dist.evaluation.pictures import (
     COLOURS,
     INK,
     MARKS,
+    OTHERS,
     SOFT,
     STROKES,
     UNDATED,
-    curves,
     drawing,
+    face,
     figure,
     size,
 )  # fmt: skip
@@ -30,6 +32,8 @@ WIDTH: Final = 5.0
 """Inches."""
 _LARGE_WROTE: Final = ("fallback_rate", "rollback_rate", "window_rate")
 """Shares of the tokens that add up to those of the large model."""
+_ALONE: Final = "x+1234"
+"""Marks of small models alone, one each."""
 _IDS: Final = re.compile(r' id="[a-zA-Z0-9]+_\d+"')
 _METADATA: Final = re.compile(r"\s*<metadata>.*?</metadata>", re.DOTALL)
 
@@ -123,14 +127,16 @@ def _trade(study: Study, number: int, title: str, series: Sequence[Series]) -> C
     picture = figure(WIDTH, 3.6)
     axes = picture.subplots()
     marks, colours, strokes = cycle(MARKS), cycle(COLOURS), cycle(STROKES)
+    sizes = iter([5.5 + 4.5 * rest / len(series) for rest in reversed(range(len(series)))])
     words = []
     for one in series:
-        colour, mark = next(colours), next(marks)
+        colour, mark, wide = next(colours), next(marks), next(sizes)
         best = front(one.points, quality=lambda p: study.worth(p[1]), latency=lambda p: p[0])
-        axes.scatter([x for x, _, _ in one.points], [y for _, y, _ in one.points], s=26, marker=mark,
-                     facecolor="none", edgecolor=colour, linewidth=1)  # fmt: skip
+        # Open, and the later the smaller and the further to the front: nothing hides what lies on one point.
+        axes.scatter([x for x, _, _ in one.points], [y for _, y, _ in one.points], s=wide**2 * 0.8,
+                     marker=mark, facecolor="none", edgecolor=colour, linewidth=0.9)  # fmt: skip
         axes.plot([x for x, _, _ in best], [y for _, y, _ in best], next(strokes), marker=mark,
-                  markersize=5.5, color=colour, label=one.title)  # fmt: skip
+                  markersize=wide, markerfacecolor=face(colour), color=colour, label=one.title)  # fmt: skip
         listed = "; ".join(f"{row.name} {study.shown(y)} at {x:.2f}" for x, y, row in best)
         words.append(f"{one.title}: {listed}.")
     words += _landmarks(axes, study)
@@ -146,32 +152,33 @@ def _landmarks(axes: Any, study: Study) -> list[str]:
             [x], [y], marker="*", markersize=13, color=INK, linestyle="none", label="large alone"
         )
         floor = study.below(y)
-        axes.axhline(floor, color=SOFT, linestyle=(0, (1, 2)), linewidth=1)
-        axes.annotate(study.point_title, (1, floor), xycoords=("axes fraction", "data"), ha="right",
-                      va="bottom", fontsize=7.5, color=SOFT)  # fmt: skip
+        # Named below: beside the line it would lie on points.
+        axes.axhline(floor, color=SOFT, linestyle=(0, (1, 2)), linewidth=1, label=study.point_title)
         words.append(f"Large alone: {study.shown(y)} at 1.")
-    for x, y, row in study.placed(Kind.EXACT):
-        axes.plot([x], [y], marker="X", markersize=7, color=SOFT, linestyle="none",
-                  label=f"{row.name}, {row.small}")  # fmt: skip
+    for (x, y, row), mark in zip(study.placed(Kind.EXACT), cycle(OTHERS), strict=False):
+        axes.plot([x], [y], marker=mark, markersize=7, color=SOFT, markeredgecolor="white",
+                  markeredgewidth=0.7, linestyle="none", label=f"{row.name}, {row.small}")  # fmt: skip
         words.append(f"{row.name}, {row.small}: {study.shown(y)} at {x:.2f}.")
-    for x, y, row in study.placed(Kind.SMALL):
-        axes.plot([x], [y], marker="x", markersize=7, color=SOFT, linestyle="none",
+    for (x, y, row), mark in zip(study.placed(Kind.SMALL), cycle(_ALONE), strict=False):
+        axes.plot([x], [y], marker=mark, markersize=7, color=SOFT, linestyle="none",
                   label=f"small alone, {row.small}")  # fmt: skip
         words.append(f"Small alone, {row.small}: {study.shown(y)} at {x:.2f}.")
     return words
 
 
-def _label(axes: Any, study: Study, x: str = "") -> None:
+def _label(axes: Any, study: Study, x: str = "", legend: str = "") -> None:
+    """`x`: what is along the bottom, `legend`: what stands above the names of the series."""
     axes.set_xlabel(x or study.across)
     axes.set_ylabel(study.metric_title)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=8)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=8,
+                title=legend or None, title_fontsize=8)  # fmt: skip
 
 
 def _thresholds(study: Study) -> Chart | None:
     """Figure 10: a curve for each alpha_rb, points sized by alpha_fb."""
     placed = study.placed(Kind.BILD, Kind.NO_ROLLBACK, Kind.EARLY_EXIT)
-    found = curves(placed, lambda point: point[2].options, lambda point: point[2].small)
-    found = [(title, points) for title, points in found if len(points) > 1]
+    drawn = curves(placed, lambda point: point[2].options, lambda point: point[2].small, least=2)
+    found = drawn.found
     if not found:
         return None
     picture = figure(WIDTH, 3.6)
@@ -182,13 +189,15 @@ def _thresholds(study: Study) -> Chart | None:
         xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
         axes.plot(xs, ys, stroke, color=colour, linewidth=1.2)
         sizes = [size(row.options, 110) for _, _, row in points]
-        axes.scatter(xs, ys, s=sizes, marker=mark, color=colour, label=title)
+        axes.scatter(xs, ys, s=sizes, marker=mark, facecolor=face(colour), edgecolor=colour,
+                     linewidth=1.1, label=title)  # fmt: skip
         listed = "; ".join(
             f"alpha_fb {r.options.alpha_fb:g}: {study.shown(y)} at {x:.2f}" for x, y, r in points
         )
         words.append(f"{title}: {listed}.")
+    words += [f"Of all curves: {drawn.shared}."] if drawn.shared else []
     words += _landmarks(axes, study)
-    _label(axes, study)
+    _label(axes, study, legend=drawn.shared)
     title = "Thresholds: one curve for each alpha_rb, larger points have a larger alpha_fb"
     return Chart(10, title, " ".join(words), _svg(picture))
 

@@ -33,6 +33,8 @@ def _main(argv: Sequence[str]) -> int:
     asked = parser().parse_args(argv)
     if asked.texts < 0:
         raise ConfigError(f"--texts = {asked.texts} must be a whole number of at least 0")
+    if asked.out.exists() and not asked.out.is_dir():
+        raise ConfigError(f"--out {asked.out} is no folder, which a report is: name another one")
     given = {role: name for role in Role if (name := getattr(asked, role.value)) is not None}
     notes: list[str] = []
     parts = sections(read(asked.records, notes.append), given, asked.texts, notes)

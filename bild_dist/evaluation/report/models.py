@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -65,12 +66,20 @@ class Models:
         return found
 
 
-def items_of(task: str, split: str) -> dict[str, Item]:
-    """The items of a task by id, read again. Empty where that is not possible."""
+@dataclass(frozen=True, slots=True)
+class Items:
+    """Those of a task by id, and why there are none; empty where there are."""
+
+    items: Mapping[str, Item]
+    why: str = ""
+
+
+def items_of(task: str, split: str) -> Items:
+    """The items of a task, read again from what lies on this machine: a report asks no network."""
     try:
-        return {item.id: item for item in registry.find(task).items(split)}
-    except (ConfigError, ImportError):
-        return {}
+        return Items({item.id: item for item in registry.find(task, cached=True).items(split)})
+    except (ConfigError, ImportError) as error:
+        return Items({}, str(error))
 
 
 def _room(record: Record) -> int:
@@ -94,14 +103,15 @@ def models_of(record: Record, given: Mapping[Role, str]) -> Models:
     complaints, shapes, tokenizer = [], {}, None
     for role in Role:
         name = given.get(role) or said.get(role.value, "")
+        layers = said.get("exit-layer", "0") if role is Role.SMALL else "0"
         try:
-            if not given.get(role):
-                name = _local(name, role)
-            shapes[role] = shape_at(
-                name, int(said.get("exit-layer", 0)) if role is Role.SMALL else 0
-            )
-            if role is Role.LARGE:
-                tokenizer = _tokenizer(hub.folder_of(name, weights=False))
+            # A draft may name another model.
+            with nullcontext() if given.get(role) else hub.offline():
+                if not given.get(role):
+                    _look(name)
+                shapes[role] = shape_at(name, int(layers))
+                if role is Role.LARGE:
+                    tokenizer = _tokenizer(hub.folder_of(name, weights=False))
         except (ConfigError, ValueError) as error:
             if role in given:
                 raise
@@ -135,15 +145,14 @@ def _named(command: str) -> dict[str, str]:
     return found
 
 
-def _local(name: str, role: Role) -> str:
-    """A name from a record is a folder here or nothing: a report asks no network.
+def _look(name: str) -> None:
+    """A name from a record is here or nothing: a report asks no network.
 
     Raises:
         ConfigError: it is not here.
     """
-    if name in (DEFAULT_LARGE, DEFAULT_SMALL) or (name and Path(name).expanduser().exists()):
-        return name
-    raise ConfigError(f"{name or 'its name'} is not on this machine")
+    if not (name and hub.is_here(name)):
+        raise ConfigError(f"{name or 'its name'} is not on this machine")
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from bild_dist.evaluation.pictures import FAINT, INK, SOFT
+from bild_dist.evaluation.report.cells import WORDED
 from bild_dist.evaluation.report.report import Section
 from bild_dist.evaluation.report.skin import PAGE, SCRIPT, SHEET
 from bild_dist.evaluation.report.texts import MEANING, SIGNS
@@ -42,6 +43,7 @@ def page(parts: Sequence[Section]) -> str:
         sheet=Markup(SHEET),  # our own
         script=Markup(SCRIPT),  # our own
         digest=digest,
+        worded=WORDED,
         drawn=lambda svg: Markup(_themed(svg)),  # matplotlib has escaped its words
         legend=[(source.value, SIGNS[source], meaning) for source, meaning in MEANING.items()],
     )

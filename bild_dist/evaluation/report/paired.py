@@ -24,6 +24,12 @@ Texts: TypeAlias = Mapping[str, tuple[TextRecord, TextRecord]]
 """Of each item that has both: the setting's text, and that of the large model alone in the same run."""
 _PLACES: Final = ("cpu", "threads_small", "threads_large", "dtype", "torch", "transport")
 """Fields of a record's environment that decide about speed."""
+DRIFT: Final = 0.15
+"""Share by which the large model alone may take longer in one run than in another. Passes of one token and
+passes of many do not slow down alike when a machine does, so a ratio of ratios levels out part of it and the
+intervals, which are over texts, know nothing of the rest. On a machine of two cores runs one after the other
+differ by 8 % in the median, and by less than this four times of five.
+"""
 _NEAR: Final = 1e-6
 """Share by which a figure that is taken again may differ from the record's."""
 
@@ -35,7 +41,8 @@ class Compared:
     `speed`: how many times as fast the first one is; None where nothing was timed. `quality`: its figure
     less the other's; None, and `why` in words, where nobody knows. `same`: texts of which both wrote the
     same tokens. `beside`: texts of which the large model alone wrote other tokens in one run than in the
-    other. `places`: what else the two runs differ in.
+    other, and `beside_ms` what it took a text in each, 0 where nothing was timed. `places`: what else the two
+    runs differ in.
     """
 
     texts: int = 0
@@ -45,6 +52,12 @@ class Compared:
     why: str = ""
     beside: int = 0
     places: Sequence[str] = ()
+    beside_ms: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def drifted(self) -> bool:
+        """Whether the machine was so much slower in one run that nobody can tell who is faster."""
+        return far_apart(self.beside_ms)
 
 
 class Comparison:
@@ -86,6 +99,7 @@ class Comparison:
             why=quality if isinstance(quality, str) else "",
             beside=sum(ours[name][1].tokens != theirs[name][1].tokens for name in ids),
             places=_places(one, other),
+            beside_ms=_beside_ms(ours, theirs, ids),
         )
 
     def _difference(
@@ -146,6 +160,26 @@ def texts_of(row: Row) -> Texts:
     """What a row and the large model beside it wrote, by item."""
     large = {} if row.record.large is None else {text.id: text for text in row.record.large.texts}
     return {text.id: (text, large[text.id]) for text in row.part.texts if text.id in large}
+
+
+def far_apart(beside_ms: tuple[float, float]) -> bool:
+    """Whether two times of the large model alone differ by more than DRIFT."""
+    low, high = sorted(beside_ms)
+    return low > 0 and high > low * (1 + DRIFT)
+
+
+def beside_ms(one: Row, other: Row) -> tuple[float, float]:
+    """What the large model alone took for a text beside each, mean over the texts that both runs have."""
+    ours, theirs = texts_of(one), texts_of(other)
+    return _beside_ms(ours, theirs, [name for name in ours if name in theirs])
+
+
+def _beside_ms(ours: Texts, theirs: Texts, ids: Sequence[str]) -> tuple[float, float]:
+    first, second = (
+        sum(texts[name][1].wall_ns for name in ids) / max(len(ids), 1) / 1e6
+        for texts in (ours, theirs)
+    )
+    return first, second
 
 
 def speed(one: Row, other: Row) -> Figure | None:

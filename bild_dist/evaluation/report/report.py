@@ -6,8 +6,10 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import count
 from typing import Any, Final
 
+from bild_dist.evaluation.align.progress import Bar
 from bild_dist.evaluation.costs.bill import Bill, bill_of
 from bild_dist.evaluation.costs.work import Meter
 from bild_dist.evaluation.report import calm, swept
@@ -15,7 +17,7 @@ from bild_dist.evaluation.report.cells import Table
 from bild_dist.evaluation.report.charts import Chart, charts, grid_charts
 from bild_dist.evaluation.report.files import Found
 from bild_dist.evaluation.report.lacks import Lack, lacks
-from bild_dist.evaluation.report.models import Models, items_of, models_of
+from bild_dist.evaluation.report.models import Items, Models, items_of, models_of
 from bild_dist.evaluation.report.runs import Key, Kind, Study, studies
 from bild_dist.evaluation.report.tables import tables
 from bild_dist.evaluation.report.texts import Shown, shown
@@ -56,10 +58,22 @@ def sections(
     Raises:
         ConfigError: a model that was named cannot be used, or matplotlib is not installed.
     """
-    # Studies of one task read its texts once: of a task of the hub that takes a network.
+    # Studies of one task read its texts once.
     items = cache(items_of)
-    parts = [section(study, given, texts, items) for study in studies(found.records)]
-    parts += [of_sweep(sweep, given, texts) for sweep in found.sweeps]
+    asked = studies(found.records)
+    steps, done = sum(len(study.rows) + 1 for study in asked) + len(found.sweeps), count(1)
+    parts = []
+    with Bar("tables and figures", steps) as bar:
+
+        def step() -> None:
+            bar.at(next(done))
+
+        for study in asked:
+            parts.append(section(study, given, texts, items, step))
+            step()
+        for sweep in found.sweeps:
+            parts.append(of_sweep(sweep, given, texts))
+            step()
     if notes:
         parts[0] = replace(parts[0], notes=[*notes, *parts[0].notes])
     return parts
@@ -110,25 +124,27 @@ def section(
     study: Study,
     given: Mapping[Role, str],
     texts: int,
-    load: Callable[[str, str], Mapping[str, Item]],
+    load: Callable[[str, str], Items],
+    step: Callable[[], None] = lambda: None,
 ) -> Section:
-    """One study. `load`: the items of a task and split by id. Raises as `sections`."""
+    """One study. `load`: the items of a task and split; `step` is called once a row. Raises as `sections`."""
     # Of CALM the command names a file at most.
     first = next(iter(study.of(*_PAIRS)), study.rows[0])
     models = models_of(first.record, given)
     needed = models.shapes or study.of(Kind.REJECTION)
-    items = load(study.task, study.split) if needed else {}
-    drawn = charts(study, _bills(study, models, first.small, given, items))
+    texts_of = load(study.task, study.split) if needed else Items({})
+    items = texts_of.items
+    drawn = charts(study, _bills(study, models, first.small, given, items, step))
     listed = tables(study, models.shapes, items)
     told = shown(study, models, texts)
-    notes = [*models.complaints, *_failed(study), *_places(study), *calm.notes(study)]
+    notes = [*models.complaints, *_unread(study, models, texts_of.why), *_failed(study)]
+    notes += [*_places(study), *calm.notes(study)]
     if any(chart.number == 8 for chart in drawn):
         notes.append(
             "Figure 8: the number of passes is exact; how many tokens they fed and where is worked out from "
             "counts, an upper bound where guesses are thrown out unread. Prompts are the task's own texts, read "
-            "again from it (a task of the hub from a network or its cache) and cut where the models' length "
-            "ends: what a prefix, a template or a chat template puts around them is left out. CALM is in no "
-            "bill: how many layers it ran is in no record."
+            "again from this machine and cut where the models' length ends: what a prefix, a template or a chat "
+            "template puts around them is left out. CALM is in no bill: how many layers it ran is in no record."
         )
     if told and not told[0].spelled:
         notes.append(
@@ -145,12 +161,15 @@ def _bills(
     first: str,
     given: Mapping[Role, str],
     items: Mapping[str, Item],
+    step: Callable[[], None],
 ) -> dict[Key, Bill]:
     """What rows cost, by their key, as far as shapes and prompts are known. `models`: those of
-    the small model called `first`. Nothing of CALM: how many layers ran is in no record.
+    the small model called `first`; `step` is called once a row. Nothing of CALM: how many layers ran is in no
+    record.
     """
     found, known = {}, {first: models}
     for row in study.rows:
+        step()
         if row.kind in (Kind.CALM, Kind.WHOLE):
             continue
         # The large model alone is the same beside every small one.
@@ -173,6 +192,19 @@ def _bills(
         if bill.texts:
             found[row.key] = bill
     return found
+
+
+def _unread(study: Study, models: Models, why: str) -> list[str]:
+    """What is left out where the task's texts are not on this machine."""
+    lost = ["figure 8, which needs its prompts"] if models.shapes else []
+    if study.of(Kind.REJECTION) and study.judge.needs_references:
+        lost.append("differences of quality in table 3b, which need its references")
+    if not why or not lost:
+        return []
+    return [
+        f"The texts of {study.task} cannot be read on this machine, and a report asks no network ({why}). Left "
+        f"out: {'; '.join(lost)}."
+    ]
 
 
 def _ran_on(study: Study) -> dict[str, str]:

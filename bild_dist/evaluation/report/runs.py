@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeGuard
 
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.metrics import registry as metrics
@@ -62,6 +62,11 @@ POINT: Final = 1.0
 """What the paper gives away for speed: one point of the metric (`Metric.point`)."""
 Key: TypeAlias = tuple[str, str, Options]
 """What tells a row from the others of its study: the small model, the name and all options."""
+
+
+def known(value: Any) -> TypeGuard[float]:
+    """Whether somebody knows a number: what is null, infinite or none at all is shown as a dash."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def kind_of(setting: Setting, small: str = "") -> Kind:
@@ -117,7 +122,9 @@ class Row:
         if self.kind is Kind.LARGE:
             return {"value": 1.0, "low": 1.0, "high": 1.0}
         found = self.part.figures.get("speedup")
-        return found if isinstance(found, Mapping) and found.get("value") else None
+        if not isinstance(found, Mapping) or not known(found.get("value")):
+            return None
+        return found if found["value"] > 0 else None
 
     @property
     def latency(self) -> float | None:
@@ -126,7 +133,8 @@ class Row:
 
     def quality(self, metric: str) -> float | None:
         found = self.part.figures.get(metric)
-        return float(found["value"]) if isinstance(found, Mapping) else None
+        value = found.get("value") if isinstance(found, Mapping) else None
+        return float(value) if known(value) else None
 
     def beside(self, metric: str) -> float | None:
         """The quality of the large model alone in the same run, over the same texts."""
@@ -136,7 +144,7 @@ class Row:
     def number(self, name: str) -> float | None:
         """A figure that is a single number, such as `fallback_rate`."""
         found = self.part.figures.get(name)
-        return float(found) if isinstance(found, int | float) else None
+        return float(found) if known(found) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,21 +12,25 @@ SHEET: Final = """
   --page: #14181d; --ink: #e4e8ed; --soft: #9aa4af; --line: #333b44; --panel: #1c2229; --focus: #8ab4ff;
   --small: #4cc26b; --fallback: #ff7069; --rollback: #6ea8ff; --window: #e07be0; --large: #a3aab5; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 16px; max-width: 900px; background: var(--page); color: var(--ink);
+body { margin: 0 auto; padding: 16px; max-width: 1100px; background: var(--page); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 h1 { font-size: 1.4rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin: 40px 0 8px; overflow-wrap: anywhere; }
 h3 { font-size: 1rem; margin: 28px 0 6px; }
-p, li, figcaption { overflow-wrap: anywhere; } .note { color: var(--soft); font-size: .88rem; margin: 6px 0; }
-nav a { margin-right: 14px; } a { color: var(--focus); }
+p, li, figcaption { overflow-wrap: anywhere; } p, li { max-width: 52rem; }
+.note { color: var(--soft); font-size: .88rem; margin: 6px 0; }
+nav ul { padding-left: 1.2em; margin: 6px 0; } a { color: var(--focus); }
 :focus-visible { outline: 2px solid var(--focus); outline-offset: 2px; border-radius: 3px; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; }
 table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 10px; text-align: right; border-top: 1px solid var(--line); white-space: nowrap; }
-tbody th { white-space: normal; min-width: 8.5em; }
+tbody th { white-space: normal; min-width: 8.5em; max-width: 20em; }
+td.words { white-space: normal; min-width: 7em; max-width: 20em; overflow-wrap: anywhere; }
 thead th { white-space: normal; vertical-align: bottom; border-top: 0; background: var(--panel); font-weight: 600; }
-th:first-child, td:first-child, tbody th { text-align: left; font-weight: 500; }
+th:first-child, td:first-child, tbody th, .words { text-align: left; } tbody th { font-weight: 500; }
+tr > :first-child { position: sticky; left: 0; background: var(--page); }
+thead tr > :first-child { background: var(--panel); }
 figure { margin: 0; overflow-x: auto; }
-figure svg { display: block; width: 100%; height: auto; max-width: 640px; }
+figure svg { display: block; width: 100%; height: auto; min-width: 440px; max-width: 640px; }
 summary { cursor: pointer; color: var(--soft); font-size: .88rem; padding: 4px 0; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 14px; margin: 8px 0; font-size: .88rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
@@ -43,6 +47,7 @@ code { font: .88em ui-monospace, monospace; background: var(--panel); padding: 1
 .window { color: var(--window); text-decoration-line: underline; text-decoration-style: double; }
 .rollback { color: var(--rollback); text-decoration-line: underline; text-decoration-style: wavy; }
 .large { color: var(--large); text-decoration-line: underline; text-decoration-style: dotted; }
+@media (max-width: 600px) { th, td { padding: 5px 7px; } tbody th { min-width: 7em; } }
 @media print { body { max-width: none; } .scroll { overflow: visible; } .says { display: none; } }
 """
 
@@ -80,7 +85,9 @@ PAGE: Final = """<!doctype html>
 <p class="note">Figures, and tables 1 and 5, have the numbers of the paper (Kim et al., NeurIPS 2023, arXiv 2302.07863);
 tables 2 to 4 have this report's own.</p>
 {% if parts | length > 1 %}
-<nav aria-label="Runs">{% for part in parts %}<a href="#study-{{ loop.index }}">{{ part.title }}</a>{% endfor %}</nav>
+<nav aria-label="Runs">
+<ul>{% for part in parts %}<li><a href="#study-{{ loop.index }}">{{ part.title }}</a></li>{% endfor %}</ul>
+</nav>
 {% endif %}
 <main>
 {% for part in parts %}
@@ -97,10 +104,18 @@ tables 2 to 4 have this report's own.</p>
 {% if table.says %}<ul>{% for said in table.says %}<li>{{ said }}</li>{% endfor %}</ul>{% endif %}
 <div class="scroll" tabindex="0" role="region" aria-label="{{ table.heading }}">
 <table>
-<thead><tr>{% for cell in table.head %}<th scope="col">{{ cell }}</th>{% endfor %}</tr></thead>
+<thead><tr>
+{% for cell in table.head %}
+<th scope="col"{% if cell in worded %} class="words"{% endif %}>{{ cell }}</th>
+{% endfor %}
+</tr></thead>
 <tbody>
 {% for row in table.rows %}
-<tr><th scope="row">{{ row[0] }}</th>{% for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
+<tr><th scope="row">{{ row[0] }}</th>
+{% for cell in row[1:] %}
+<td{% if table.head[loop.index] in worded %} class="words"{% endif %}>{{ cell }}</td>
+{% endfor %}
+</tr>
 {% endfor %}
 </tbody>
 </table>

@@ -16,7 +16,7 @@ from bild_dist.errors import ConfigError
 from bild_dist.evaluation.metrics.base import Marks, Resamples, ratio
 from bild_dist.evaluation.report.cells import Table, interval
 from bild_dist.evaluation.report.groups import model_of
-from bild_dist.evaluation.report.runs import Kind, Row, Study
+from bild_dist.evaluation.report.runs import Kind, Row, Study, known
 from bild_dist.evaluation.run.record import Part, Record, TextRecord
 from bild_dist.evaluation.sweep import study as sweeps
 from bild_dist.evaluation.sweep.grid import front
@@ -52,7 +52,8 @@ def study_of(sweep: sweeps.Study, texts: int) -> Study:
     rows = [Row(base, base.part, Kind.LARGE, small)]
     draws, large_ns = Resamples(len(sweep.items)), sweep.large_walls_ns
     for point in sweep.points:
-        if point.setting.options.mode is not Mode.LARGE and sweep.metric in point.figures:
+        judged = known(point.figures.get(sweep.metric, {}).get("value"))
+        if point.setting.options.mode is not Mode.LARGE and judged:
             part = _part(sweep, point, large_ns, draws, texts)
             record = Record(
                 task=base.task, split=base.split, part=part, large=base.part, models=base.models,
@@ -73,7 +74,7 @@ def split_of(sweep: sweeps.Study) -> str:
         return sweep.split
     ids = {item.id for item in sweep.items}
     try:
-        task = registry.find(sweep.task)
+        task = registry.find(sweep.task, cached=True)
         found = (split for split in task.splits if ids <= {item.id for item in task.items(split)})
         return next(found, "")
     except ConfigError:

@@ -24,7 +24,7 @@ from bild_dist.evaluation.metrics.base import (
     ratio,
 )
 from bild_dist.evaluation.metrics.own import identical
-from bild_dist.evaluation.run.record import TextRecord
+from bild_dist.evaluation.run.record import TextRecord, finite
 from bild_dist.evaluation.tasks.base import Item
 from bild_dist.types import FinishReason
 
@@ -96,8 +96,8 @@ class Judge:
 
     def figures(self, part: Written) -> dict[str, Any]:
         """The figures of a part by name, `difference` of each metric and `speedup` to the large model on
-        the same items; empty where no item has all texts. The part is the large model, or one of those
-        that were named, or has a text of every item.
+        the same items, None for a number that is infinite or not known; empty where no item has all texts.
+        The part is the large model, or one of those that were named, or has a text of every item.
         """
         draws = self._draws
         if draws is None:
@@ -126,7 +126,8 @@ class Judge:
         walls = [self._large.texts[item.id].wall_ns for item in self._items]
         found |= of_texts(texts)
         found["speedup"] = _speedup(texts, walls, draws)
-        return {**found, "texts": len(self._items), "interval": INTERVAL}
+        found |= {"texts": len(self._items), "interval": INTERVAL}
+        return {name: finite(figure) for name, figure in found.items()}
 
     def _judged(self, part: Written) -> list[Judged]:
         return [

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from bild_dist.errors import ConfigError
+
+_KINDS: Final = (
+    (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"),
+)  # fmt: skip
+_SYSTEM: Final = ("/dev", "/proc", "/sys")
 
 
 def write_whole(path: Path, text: str | Iterable[str], option: str = "") -> None:
@@ -34,17 +41,43 @@ def write_whole(path: Path, text: str | Iterable[str], option: str = "") -> None
             part.unlink()
 
 
-def made_room(out: Path) -> None:
-    """Makes the folder that --out lies in, where there is none.
+def beside(out: Path) -> Path:
+    """Where an interrupted run leaves what it has done."""
+    return out.with_name(out.name + ".partial.jsonl")
+
+
+def made_room(name: str) -> Path:
+    """What --out names. Makes the folder that it lies in, where there is none.
 
     Raises:
-        ConfigError: it cannot be made, or --out is a folder itself.
+        ConfigError: it cannot be made, or --out is a folder itself, or a device or the like.
     """
-    if out.is_dir():
-        raise ConfigError(f"--out {out} is a folder: name a file in it")
+    out = Path(name)
+    if out.is_dir() or name.endswith("/"):
+        raise ConfigError(f"--out {name or '.'} is a folder: name a file in it")
+    refuse_special(out, "--out")
+    folder = os.path.realpath(out.parent)
+    if folder in _SYSTEM or folder.startswith(("/proc/", "/sys/")):
+        # Such as /dev/stdout, which may lead to a plain file: the name itself would be replaced.
+        raise ConfigError(f"--out {out} lies among the system's devices: name a file of a disk")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
             f"--out {out}: its folder cannot be made ({error.strerror or error})"
         ) from None
+    return out
+
+
+def refuse_special(path: Path, option: str = "") -> None:
+    """Raises ConfigError for what is there and is no file of a disk, which would be read without end, or replaced
+    though others use it.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return  # nothing is there, or whoever opens it says why not
+    for is_one, kind in _KINDS:
+        if is_one(mode):
+            title = f"{option} {path}".lstrip()
+            raise ConfigError(f"{title} is {kind}: name a file of a disk")

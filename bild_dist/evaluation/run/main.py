@@ -28,6 +28,7 @@ from bild_dist.evaluation.bench import usage
 from bild_dist.evaluation.metrics import reading, registry
 from bild_dist.evaluation.run import finished, identity, sheet
 from bild_dist.evaluation.run.figures import Judge, Written, merged, repeats
+from bild_dist.evaluation.run.held import held
 from bild_dist.evaluation.run.options import Plan, planned, taught_prefixes
 from bild_dist.evaluation.run.partial import Partial
 from bild_dist.evaluation.run.record import Failure, Part, Record, Setting, TextRecord
@@ -56,7 +57,9 @@ def main(argv: Sequence[str], inproc: InProcess) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         log.configure()
-        return Eval(planned(argv), shlex.join(["bild", "eval", *argv]), inproc).run()
+        plan = planned(argv)
+        with held(plan.out, again=False):
+            return Eval(plan, shlex.join(["bild", "eval", *argv]), inproc).run()
     except BildError as error:
         print(f"bild eval: {error}", file=sys.stderr)  # noqa: T201
         return 2 if isinstance(error, ConfigError | InvalidRequest) else 1

@@ -31,6 +31,8 @@ _OWN: Final = frozenset((
 """What this command knows and a configuration does not."""
 _BESIDE: Final = ("logprobs", "traceparent")
 """Options that are about what is told of a text; a record holds neither."""
+_MOST_ROUNDS: Final = 1000
+"""The order of all texts is held from the beginning."""
 _PARTLY: Final = frozenset(("no rollback", "no fallback", "nucleus"))
 """Baselines that leave a threshold to whoever asks, which then belongs into the name."""
 
@@ -130,20 +132,24 @@ def planned(argv: Sequence[str]) -> Plan:
         ConfigError: something in it is wrong; names it and what is known.
         InvalidRequest: an option of a request is out of its range.
     """
+    legible(argv)
     asked = vars(parser().parse_args(argv))
     settings = {name: value for name, value in asked.items() if name not in _OWN}
     config, addresses = settled({**settings, "concurrency": 1})
     for name in ("rounds", "count"):
         if asked[name] is not None and asked[name] < 1:
             raise ConfigError(f"--{name} {asked[name]} must be at least 1")
+    if asked["rounds"] > _MOST_ROUNDS:
+        raise ConfigError(
+            f"--rounds {asked['rounds']} must be at most {_MOST_ROUNDS}: a median needs few"
+        )
     task = tasks.find(asked["task"])
-    out = Path(asked["out"])
-    made_room(out)
+    out = made_room(asked["out"])
     config = config.overlaid(generate=defaults(task, config.generate, asked))
     config, title = compared(config, asked)
     return Plan(
         task=task,
-        split=asked["split"] or task.default_split,
+        split=task.default_split if asked["split"] is None else asked["split"],
         count=asked["count"],
         metrics=tuple(asked["metric"]),
         rounds=asked["rounds"],
@@ -156,18 +162,34 @@ def planned(argv: Sequence[str]) -> Plan:
     )
 
 
+def legible(argv: Sequence[str]) -> None:
+    """Raises ConfigError for a word that is no UTF-8, as names of files may be: a record has the command in it,
+    and would fail behind the last text.
+    """
+    for word in argv:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"{word!a} is no UTF-8: give the file another name") from None
+
+
 def compared(config: Config, asked: Mapping[str, Any]) -> tuple[Config, str | None]:
     """The configuration of a baseline or of the oracle, where one is asked for, and the name by which a
     report knows it; else what there was.
 
     Raises:
-        ConfigError: the command line says of an option what the baseline does not; names it.
-        InvalidRequest: no such baseline, or a threshold that is none.
+        ConfigError: a threshold that is none, or the command line says of an option what the baseline does not;
+            names it.
+        InvalidRequest: no such baseline.
     """
     kind, nats, before = asked["baseline"], asked["oracle"], config.generate
     if kind is None and nats is None:
         return config, asked["name"]
     flag = "--baseline" if kind is not None else "--oracle"
+    if nats is not None and not nats >= 0:
+        raise ConfigError(
+            f"--oracle {nats:g} must be a number of at least 0: nats, and inf for the small model's own text"
+        )
     if asked["name"] is not None:
         raise ConfigError(f"{flag} names the setting itself: leave out --name {asked['name']!r}")
     options = baseline(kind, before) if kind is not None else replacing(before, nats)

@@ -12,14 +12,14 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from bild_dist.errors import ConfigError
+from bild_dist.evaluation.run.files import beside
 from bild_dist.evaluation.run.identity import first_difference
 from bild_dist.evaluation.run.record import FORMAT, Failure, TextRecord, plain, revived, stored
 from bild_dist.evaluation.run.running import Outcome, Step
 
-SUFFIX: Final = ".partial.jsonl"
 Key: TypeAlias = tuple[str, int, str]
 """Part, round and id of an item."""
 
@@ -35,7 +35,7 @@ class Partial:
     """
 
     def __init__(self, out: Path, identity: Mapping[str, Any], commit: str | None = None) -> None:
-        self.path = out.with_name(out.name + SUFFIX)
+        self.path = beside(out)
         self.found: dict[Key, Outcome] = {}
         self.commits: list[str] = []
         self._identity = stored(identity)

@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 
 from bild_dist.errors import BildError, ConfigError
 from bild_dist.evaluation.run.fields import Fields, number
-from bild_dist.evaluation.run.files import write_whole
+from bild_dist.evaluation.run.files import refuse_special, write_whole
 from bild_dist.types import FinishReason, Mode, Options, Policy, Result, Source, TokenEvent
 
 FORMAT: Final = 1
@@ -27,7 +27,15 @@ _NUMBERS: Final = frozenset((
     "alpha_rb", "confidences", "distances", "value", "low", "high", "mean",
     "confidence", "margin", "distance", "top",
 ))  # fmt: skip
-"""Where infinity may stand: thresholds, what a text or a reading (`sweep`) has of each token, and figures."""
+"""Where infinity may stand: thresholds, what a text or a reading (`sweep`) has of each token, and figures of
+older files.
+"""
+_TOP: Final = frozenset(("format", "setting"))
+"""By these a file is known for a record, whole or not."""
+
+
+class Foreign(ConfigError):
+    """A file of JSON that is no record at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,14 +269,21 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Raises ConfigError if there is no such file, or it is no record of this format."""
+        """Raises ConfigError if there is no such file, or it is no record of this format; Foreign where it is
+        of something else altogether.
+        """
+        refuse_special(path)
         try:
-            found = revived(json.loads(path.read_text(encoding="utf-8")))
+            found = parsed(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path} is no whole JSON ({error}): make it again") from None
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
+        if not isinstance(found, dict) or not found.keys() >= _TOP:
+            raise Foreign(
+                f"{path} is not a record of `bild eval`: name a file that it wrote (--out FILE.json)"
+            )
+        if found["format"] != FORMAT:
             raise ConfigError(
                 f"{path} is no record of `bild eval` of format {FORMAT}: make it again"
             )
@@ -281,35 +296,48 @@ class Record:
 
 
 def check_figures(figures: Fields) -> None:
-    """Raises ConfigError for a figure whose numbers are none."""
+    """Raises ConfigError for a figure whose numbers are none. One that nobody knows is null."""
     for name, value in figures.found.items():
         if not isinstance(value, Mapping):
             continue
         figure = figures.object(name)
         for part in ("value", "mean", "low", "high"):
-            there = figure.found.get(part)
-            if not (
-                number(there) or part not in value or (there is None and part in ("low", "high"))
-            ):
+            if value.get(part) is not None and not number(value[part]):
                 raise ConfigError(f"{figure.path(part)} must be a number")
         if "value" not in value and "mean" not in value:
             raise ConfigError(f"{figure.path('value')} is missing")
 
 
+def finite(value: Any) -> Any:
+    """Figures without what is no number: one that is infinite, or none at all, is not known."""
+    if isinstance(value, Mapping):
+        return {key: finite(part) for key, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def plain(value: Any) -> Any:
-    """A value that every JSON reader takes: an infinite number becomes its name."""
+    """A value that every JSON reader takes: an infinite number becomes its name, and one that is none null."""
     if isinstance(value, Mapping):
         return {key: plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [plain(part) for part in value]
-    if isinstance(value, float) and math.isinf(value):
-        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
     return value
 
 
 def stored(value: Any) -> Any:
     """A value as a file gives it back: lists for tuples, and a name for an infinite number."""
     return json.loads(json.dumps(plain(value)))
+
+
+def parsed(text: str | bytes) -> Any:
+    """What a file says. Raises ValueError where it is no JSON, which knows neither NaN nor Infinity."""
+    return revived(json.loads(text, parse_constant=_refused))
+
+
+def _refused(name: str) -> Any:
+    raise ValueError(f"it has {name}, which is no number")
 
 
 def revived(value: Any, name: str = "") -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any, Final
 
 from rich.console import Console
@@ -103,7 +104,7 @@ def written_by(environment: Mapping[str, Any]) -> list[str]:
 
 
 def _spread(numbers: Mapping[str, Any], form: str) -> str:
-    value, low, high = (format(numbers[name], form) for name in ("value", "low", "high"))
+    value, low, high = (_said(numbers.get(name), form) for name in ("value", "low", "high"))
     return f"{value} ({low} to {high})" if low != high else value
 
 
@@ -111,4 +112,9 @@ def _cell(figures: Mapping[str, Any], path: Sequence[str], form: str) -> str:
     value: Any = figures
     for name in path:
         value = value[name]
-    return format(value, form)
+    return _said(value, form)
+
+
+def _said(value: float | None, form: str) -> str:
+    """A number, or a dash for one that nobody knows."""
+    return "-" if value is None or not isfinite(value) else format(value, form)

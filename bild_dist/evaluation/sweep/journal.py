@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 from bild_dist.errors import ConfigError
+from bild_dist.evaluation.run.files import beside
 from bild_dist.evaluation.run.identity import first_difference
 from bild_dist.evaluation.run.record import plain, revived, stored
 
@@ -97,13 +100,18 @@ class Journal:
     def _append(self, line: dict[str, Any]) -> int:
         """Returns where the line begins."""
         text = json.dumps(plain(line), ensure_ascii=False, allow_nan=False)
+        place = None
         try:
             with self._path.open("ab") as file:
                 place = file.tell()
                 file.write(text.encode() + b"\n")
         except OSError as error:
+            if place is not None:
+                # What fitted is no line, and the next one would begin in its middle.
+                with suppress(OSError):
+                    os.truncate(self._path, place)
             raise ConfigError(
-                f"{self._path} cannot be written: {error.strerror or error}"
+                f"{self._path} cannot be written ({error.strerror or error}): make room, and the same command goes on"
             ) from None
         return place
 
@@ -113,4 +121,4 @@ class Journal:
 
     @classmethod
     def beside(cls, out: Path, identity: dict[str, Any]) -> Self:
-        return cls(out.with_name(out.name + ".partial.jsonl"), identity)
+        return cls(beside(out), identity)

@@ -16,6 +16,7 @@ from rich.table import Table
 from bild_dist import log
 from bild_dist.errors import BildError, ConfigError, InvalidRequest
 from bild_dist.evaluation.bench import usage
+from bild_dist.evaluation.run.held import held
 from bild_dist.evaluation.run.sheet import HEADS, MOST, written_by
 from bild_dist.evaluation.sweep import plot
 from bild_dist.evaluation.sweep.alone import doubts
@@ -46,9 +47,11 @@ def main(argv: Sequence[str], inproc: InProcess) -> int:
         found, _ = asked(argv)
         if found.plot is not None:
             plot.ready(found.plot)
-        sweep = planned(found)
-        before = finished(found.out, sweep)
-        study = before or swept(sweep, found.out, shlex.join(["bild", "sweep", *argv]), inproc)
+        with held(found.out, again=False):
+            sweep = planned(found)
+            before = finished(found.out, sweep)
+            command = shlex.join(["bild", "sweep", *argv])
+            study = before or swept(sweep, found.out, command, inproc)
         show(study)
         err = Console(stderr=True, highlight=False)
         if before is not None:

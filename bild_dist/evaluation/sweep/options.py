@@ -16,7 +16,7 @@ from bild_dist.evaluation.metrics import registry as metrics
 from bild_dist.evaluation.metrics.base import Metric
 from bild_dist.evaluation.run.files import made_room
 from bild_dist.evaluation.run.identity import named
-from bild_dist.evaluation.run.options import defaults, taught_prefixes
+from bild_dist.evaluation.run.options import defaults, legible, taught_prefixes
 from bild_dist.evaluation.run.running import worded
 from bild_dist.evaluation.sweep.grid import Grid
 from bild_dist.evaluation.sweep.replay import MOST
@@ -125,6 +125,7 @@ def asked(argv: Sequence[str], top: Parser | None = None) -> tuple[Asked, argpar
         ConfigError: something in it is wrong; names it and what is known.
         InvalidRequest: an option of a request is out of its range.
     """
+    legible(argv)
     own = top is None
     words = (top or parser()).parse_args(argv)
     values: dict[str, Any] = vars(words)
@@ -134,9 +135,12 @@ def asked(argv: Sequence[str], top: Parser | None = None) -> tuple[Asked, argpar
     config, _ = settled(settings)
     base = _base(config.generate, task, values)
     config = config.overlaid(orchestrator={"concurrency": 1})
-    out = Path(values["out"])
-    made_room(out)
-    split = values["split"] or ("validation" if "validation" in task.splits else task.default_split)
+    out = made_room(values["out"])
+    if own and values["plot"] is not None and not Path(values["plot"]).name:
+        raise ConfigError(f"--plot {values['plot']!r} is no name: STEM makes STEM.png and STEM.svg")
+    split = values["split"]
+    if split is None:
+        split = "validation" if "validation" in task.splits else task.default_split
     if values["count"] is not None and values["count"] < 2:
         raise ConfigError(
             f"--count {values['count']} must be at least 2: intervals need several texts"
@@ -186,7 +190,7 @@ def _grid(base: Options, values: Mapping[str, Any]) -> Grid:
 
 
 def _numbers(flag: str, text: str | None, kind: type[Any]) -> tuple[Any, ...]:
-    words = _words(text)
+    words = _words(flag, text)
     try:
         return tuple(sorted({kind(word) for word in words}))
     except ValueError:
@@ -196,14 +200,21 @@ def _numbers(flag: str, text: str | None, kind: type[Any]) -> tuple[Any, ...]:
 
 def _members(flag: str, text: str | None, kind: type[Any]) -> tuple[Any, ...]:
     known = [member.value for member in kind]
-    for word in _words(text):
+    words = _words(flag, text)
+    for word in words:
         if word not in known:
             raise ConfigError(f"{flag} {word!r}: unknown{nearest(word, known)}")
-    return tuple(kind(word) for word in dict.fromkeys(_words(text)))
+    return tuple(kind(word) for word in dict.fromkeys(words))
 
 
-def _words(text: str | None) -> list[str]:
-    return [word.strip() for word in (text or "").split(",") if word.strip()]
+def _words(flag: str, text: str | None) -> list[str]:
+    words = [] if text is None else [word.strip() for word in text.split(",")]
+    if "" in words:
+        place = words.index("") + 1
+        raise ConfigError(
+            f"{flag} {text}: value {place} of {len(words)} is empty: write one, or take a comma out"
+        )
+    return words
 
 
 def _shown(values: Sequence[float]) -> str:
@@ -226,6 +237,11 @@ def planned(
     items = worded(found.task.items(split, count and count + len(without)), around)
     items = [item for item in items if named(item.prompt) not in without][:count]
     judges = _judges(found, items)
+    if len(items) < 2 and not without:
+        raise ConfigError(
+            f"task {found.task.name!r}, split {split!r}, has one text: intervals need several, so add some, or name "
+            "another split"
+        )
     if len(items) > MOST:
         raise ConfigError(f"--count: a sweep takes up to {MOST} texts, not {len(items)}")
     if not judges:
@@ -257,7 +273,7 @@ def _main(found: Asked, names: Sequence[str]) -> str:
 
 def _named(found: Asked) -> list[str]:
     """The metrics of the command line in its order."""
-    return [word for text in found.metrics for word in _words(text)]
+    return [word for text in found.metrics for word in _words("--metric", text)]
 
 
 def _wording(found: Asked) -> Wording:

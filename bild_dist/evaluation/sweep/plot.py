@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from bild_dist.errors import ConfigError
+from bild_dist.evaluation import curves as parted
 from bild_dist.evaluation import pictures
 from bild_dist.evaluation.metrics import registry
-from bild_dist.evaluation.pictures import COLOURS, FAINT, INK, MARKS, SOFT, STROKES, picked
+from bild_dist.evaluation.pictures import COLOURS, FAINT, INK, MARKS, OTHERS, SOFT, STROKES, picked
 from bild_dist.evaluation.sweep.grid import front
 from bild_dist.evaluation.sweep.study import Point, Study, measured
 from bild_dist.types import Mode
+
+_COLUMN: Final = 18
+"""Lines of a legend that stand beside the axes: more go into another column."""
 
 
 def ready(stem: Path) -> None:
@@ -69,7 +73,11 @@ def draw(study: Study, stem: Path, metric: str = "") -> list[Path]:
 
 
 def _figure(study: Study, points: Sequence[Point], name: str) -> Any:
-    figure = pictures.figure(8.0, 4.6, layout="constrained")
+    drawn = curves(points)
+    others = [point for point in points if point.setting.options.mode is not Mode.BILD]
+    # With the front, large and the line below it.
+    columns = -(-(len(drawn.found) + len(others) + 3) // _COLUMN)
+    figure = pictures.figure(8.0 + 2.6 * (columns - 1), 4.6, layout="constrained")
     axes = figure.subplots()
 
     large_ms = study.large_ms
@@ -84,39 +92,40 @@ def _figure(study: Study, points: Sequence[Point], name: str) -> Any:
     best_front = front(points, quality=up, latency=across)
     axes.plot([across(p) for p in best_front], [up(p) for p in best_front], color=FAINT,
               linewidth=6, solid_capstyle="round", zorder=1, label="front")  # fmt: skip
-    for number, (title, curve) in enumerate(curves(points)):
+    for number, (title, curve) in enumerate(drawn.found):
         axes.plot(
             [across(p) for p in curve], [up(p) for p in curve], color=picked(COLOURS, number),
-            linestyle=picked(STROKES, number // len(COLOURS)), linewidth=1, zorder=2,
+            linestyle=picked(STROKES, number), linewidth=1, zorder=2,
         )  # fmt: skip
         axes.scatter(
             [across(p) for p in curve], [up(p) for p in curve], label=title, zorder=3,
-            s=[pictures.size(p.setting.options, 90) for p in curve], alpha=0.8,
-            color=picked(COLOURS, number), marker=picked(MARKS, number), linewidths=0,
+            s=[pictures.size(p.setting.options, 90) for p in curve], marker=picked(MARKS, number),
+            facecolor=pictures.face(picked(COLOURS, number)), edgecolor=picked(COLOURS, number),
+            linewidths=1.1,
         )  # fmt: skip
-    for point in points:
-        if point.setting.options.mode is not Mode.BILD:
-            axes.scatter([across(point)], [up(point)], marker="X", s=60, color=SOFT, zorder=4)
-            axes.annotate(point.setting.name, (across(point), up(point)), xytext=(6, 4),
-                          textcoords="offset points", color=SOFT)  # fmt: skip
-    axes.scatter([1.0], [best], marker="*", s=160, color=INK, zorder=5)
-    axes.annotate("large", (1.0, best), xytext=(-6, 8), textcoords="offset points", ha="right")
+    # Named in the legend: beside the marks names would lie on points, and on one another.
+    for number, point in enumerate(others):
+        axes.scatter([across(point)], [up(point)], marker=picked(OTHERS, number), s=60, color=SOFT,
+                     edgecolor="white", linewidths=0.7, zorder=4, label=point.setting.name)  # fmt: skip
+    axes.scatter([1.0], [best], marker="*", s=160, color=INK, zorder=5, label="large")
     below = best - registry.named(name).point
-    axes.axhline(below, color=SOFT, linestyle=(0, (4, 3)), linewidth=1)
-    axes.annotate("one point below large", (1.0, below), xycoords=("axes fraction", "data"),
-                  xytext=(-2, -4), textcoords="offset points", ha="right", va="top",
-                  color=SOFT)  # fmt: skip
+    axes.axhline(
+        below, color=SOFT, linestyle=(0, (4, 3)), linewidth=1, label="one point below large"
+    )
     how = "measured" if measured(points) else "predicted"
     axes.set_xlabel(f"latency, times that of large ({how})")
     axes.set_ylabel(registry.named(name).title)
     axes.set_title(f"{study.task}, {study.split}: {len(study.items)} texts", loc="left")
     figure.legend(
-        title="larger mark:\nhigher alpha_fb", loc="outside right upper", alignment="left"
+        title="\n".join(["larger mark:", "higher alpha_fb", *drawn.shared.split("; ")]).strip(),
+        loc="outside right upper",
+        alignment="left",
+        ncols=columns,
     )
     return figure
 
 
-def curves(points: Sequence[Point]) -> list[tuple[str, list[Point]]]:
+def curves(points: Sequence[Point]) -> parted.Curves[Point]:
     """The settings of mode `bild`, a curve for each alpha_rb."""
     shown = [point for point in points if point.setting.options.mode is Mode.BILD]
-    return pictures.curves(shown, lambda point: point.setting.options)
+    return parted.curves(shown, lambda point: point.setting.options)

@@ -20,15 +20,15 @@ import numpy as np
 from bild_dist.errors import BildError, ConfigError
 from bild_dist.evaluation.metrics.base import Judged, Marks, Metric
 from bild_dist.evaluation.run.fields import Fields
-from bild_dist.evaluation.run.files import write_whole
+from bild_dist.evaluation.run.files import refuse_special, write_whole
 from bild_dist.evaluation.run.record import (
     Failure,
     Part,
     Setting,
     TextRecord,
     check_figures,
+    parsed,
     plain,
-    revived,
 )
 from bild_dist.evaluation.sweep.alone import ALONE, PRICES, paces, predicted
 from bild_dist.evaluation.sweep.reading import Reading
@@ -229,6 +229,9 @@ class Study:
         for point in study.points:
             study.check(point)
         study = dataclasses.replace(study, costs=study._paced())
+        measured_ns = sum(text.wall_ns for text in study.large.texts)
+        if study.items and not (measured_ns and study.large_ms):
+            raise ConfigError("large took no time, which nothing can be compared with")
         return dataclasses.replace(study, points=tuple(map(study._priced, study.points)))
 
     def _paced(self) -> Mapping[str, Any]:
@@ -280,6 +283,7 @@ class Study:
         Raises:
             ConfigError: there is no such file, or it is none of `bild sweep`.
         """
+        refuse_special(path)
         try:
             with path.open("rb") as file:
                 return cls._read(path, file)
@@ -299,7 +303,7 @@ class Study:
         first = file.readline()
         lined = first.endswith(_POINTS.encode())
         # Older files, and those that somebody has formatted, are held whole.
-        found = revived(json.loads(first + (_END.encode() if lined else file.read())))
+        found = parsed(first + (_END.encode() if lined else file.read()))
         known = isinstance(found, dict) and found.get("kind") == _KIND
         if not known or found.get("format") != FORMAT:
             raise ConfigError(
@@ -313,7 +317,7 @@ class Study:
                 line = file.readline()
                 if line == _END.encode():
                     break
-                point = Point.from_dict(revived(json.loads(line.rstrip().removesuffix(b","))))
+                point = Point.from_dict(parsed(line.rstrip().removesuffix(b",")))
                 study.check(point)
                 points.append(_left(study._priced(point), path, place))
         except (ValueError, BildError) as error:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
 from bild_dist.errors import BildError, ConfigError
-from bild_dist.evaluation.run.record import TextRecord, revived
+from bild_dist.evaluation.run.record import TextRecord, parsed
 
 
 class Texts(Sequence[TextRecord]):
@@ -46,7 +45,7 @@ def in_line(path: Path, place: int) -> tuple[TextRecord, ...]:
     try:
         with path.open("rb") as file:
             file.seek(place)
-            found = revived(json.loads(file.readline().rstrip().rstrip(b",")))
+            found = parsed(file.readline().rstrip().rstrip(b","))
         return tuple(TextRecord.from_dict(text) for text in found["texts"])
     except (OSError, ValueError, KeyError, TypeError, BildError) as error:
         raise ConfigError(

@@ -20,22 +20,24 @@ LINE: Final = 64
 end is cut here, and not after a page."""
 
 
-def tasks() -> list[Task]:
-    """Long to short descriptions, and German to English sentences of descriptions."""
+def tasks(*, cached: bool = False) -> list[Task]:
+    """Long to short descriptions, and German to English sentences of descriptions. `cached`: they read what
+    lies in the cache and fetch nothing.
+    """
     return [
         Task(
-            name="debian-synopsis", read=partial(_items, "debian-synopsis"), metric="rougeL",
+            name="debian-synopsis", read=partial(_items, "debian-synopsis", cached), metric="rougeL",
             prefix="summarize: ", template=SUMMARISE, options={"max_new_tokens": LINE},
         ),
         Task(
-            name="debian-de-en", read=partial(_items, "debian-de-en"), metric="bleu",
+            name="debian-de-en", read=partial(_items, "debian-de-en", cached), metric="bleu",
             prefix="translate German to English: ", template=TRANSLATE,
         ),
     ]  # fmt: skip
 
 
-def _items(corpus: str, split: str, count: int | None) -> list[Item]:
+def _items(corpus: str, cached: bool, split: str, count: int | None) -> list[Item]:
     return [
         Item(example.id, example.prompt, (example.reference,) if example.reference else ())
-        for example in named.load(corpus, split)[:count]
+        for example in named.load(corpus, split, cached=cached)[:count]
     ]

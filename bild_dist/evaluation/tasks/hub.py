@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeAlias
@@ -15,6 +16,7 @@ from typing import Any, Final, TypeAlias
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.tasks.base import Item, Task
 from bild_dist.evaluation.tasks.debian import TRANSLATE
+from bild_dist.model.hub import offline
 
 Row: TypeAlias = Mapping[str, Any]
 Loader: TypeAlias = Callable[..., Iterable[Row]]
@@ -26,6 +28,11 @@ releases of `datasets` from 4 on refuse to run."""
 LEAD: Final = 32
 """Words of a paragraph of wikitext that are the prompt; at least as many follow."""
 
+_OFFLINE: Final = (
+    ("datasets.config", "HF_HUB_OFFLINE"),
+    ("datasets.config", "HF_DATASETS_OFFLINE"),
+)
+"""Where the library keeps whether it may ask a network: the second name in older releases."""
 _SUMMARISE: Final = (
     "Summarise this article in {length}. Answer with the summary only.\n\n{{prompt}}"
 )
@@ -85,19 +92,32 @@ SOURCES: Final[Mapping[str, Source]] = {
 }  # fmt: skip
 
 
-def tasks(loader: Loader | None = None) -> list[Task]:
-    """All of them. `loader` stands in for `datasets.load_dataset`."""
+def tasks(loader: Loader | None = None, *, cached: bool = False) -> list[Task]:
+    """All of them. `loader` stands in for `datasets.load_dataset`; `cached`: what that has fetched before is
+    read, and no network is asked.
+    """
     return [
-        Task(name=name, read=partial(_items, name, source, loader), **source.task)
+        Task(name=name, read=partial(_items, name, source, loader, cached), **source.task)
         for name, source in SOURCES.items()
     ]
 
 
 def _items(
-    name: str, source: Source, loader: Loader | None, split: str, count: int | None
+    name: str,
+    source: Source,
+    loader: Loader | None,
+    cached: bool,
+    split: str,
+    count: int | None,
 ) -> list[Item]:
+    loader = loader or _library(name)
+    with offline(*_OFFLINE) if cached else nullcontext():
+        return _read(name, source, loader, split, count)
+
+
+def _read(name: str, source: Source, loader: Loader, split: str, count: int | None) -> list[Item]:
     found: list[Item] = []
-    for number, row in enumerate(_rows(name, source, loader or _library(name), split)):
+    for number, row in enumerate(_rows(name, source, loader, split)):
         if len(found) == count:
             break
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,11 +22,13 @@ def task(path: str) -> Task:
     other fields are left alone. Where no line names a split, all are of the split `all`.
 
     Raises:
-        ConfigError: it cannot be read, holds nothing, or a line is not of that kind; names the line.
+        ConfigError: it cannot be read, holds nothing, or a line is not of that kind, or has no split where another has
+            one; names the line.
     """
     try:
-        # Not splitlines(), which would also end a line at characters that JSON allows inside a text.
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        # Some editors begin a file with a mark (utf-8-sig). Not splitlines(), which would also end a line at
+        # characters that JSON allows inside a text.
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--task {path} cannot be read: {error}") from None
     found = [_line(f"{path}, line {n}", n, line) for n, line in enumerate(lines, 1) if line.strip()]
@@ -33,20 +36,36 @@ def task(path: str) -> Task:
         raise ConfigError(
             f'--task {path} has no items: write one {{"prompt": "...", "reference": "..."}} a line'
         )
-    splits = tuple(dict.fromkeys(split for split, _ in found))
+    _all_or_none(found)
+    splits = tuple(dict.fromkeys(split or ALL for split, _ in found))
     known = all(item.references for _, item in found)
     return Task(
         name=path,
-        read=lambda asked, count: [item for split, item in found if split == asked][:count],
+        read=lambda asked, count: [item for split, item in found if (split or ALL) == asked][
+            :count
+        ],
         metric="rougeL" if known else "agreement",
         splits=splits,
     )
 
 
+def _all_or_none(found: Sequence[tuple[str, Item]]) -> None:
+    """Refuses lines without a split beside lines with one: whoever takes a split would lose them silently."""
+    bare = [item.where for split, item in found if not split]
+    named = next(((split, item.where) for split, item in found if split), None)
+    if bare and named is not None:
+        rest = f" (nor do {len(bare) - 1} more lines)" if len(bare) > 1 else ""
+        raise ConfigError(
+            f"{bare[0]} names no split{rest}, while {named[1]} is of split {named[0]!r}: give every line a split, or "
+            "none"
+        )
+
+
 def _line(where: str, number: int, line: str) -> tuple[str, Item]:
+    """An item and its split, empty where it names none. A field that is null is not given."""
     try:
         record: Any = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where} is not JSON: {error}") from None
     if not isinstance(record, dict):
         raise ConfigError(f"{where} must be a JSON object, not {type(record).__name__}")
@@ -56,15 +75,15 @@ def _line(where: str, number: int, line: str) -> tuple[str, Item]:
                 f"{where}: {name} has half a character (a surrogate such as \\ud83d on its own): write "
                 "whole ones"
             )
-    prompt, split = record.get("prompt"), record.get("split", ALL)
+    prompt, split, own = (record.get(field) for field in ("prompt", "split", "id"))
     if "prompt" not in record:
         raise ConfigError(f"{where} has no field prompt{nearest('prompt', list(record))}")
     if not isinstance(prompt, str) or not prompt.strip():
         raise ConfigError(f"{where}: prompt must be a text, and not an empty one")
-    if not isinstance(split, str) or not split:
+    if split is not None and not (isinstance(split, str) and split):
         raise ConfigError(f"{where}: split must be a name, such as test")
-    item = Item(str(record.get("id", number)), prompt, _references(where, record), where)
-    return split, item
+    item = Item(str(number if own is None else own), prompt, _references(where, record), where)
+    return split or "", item
 
 
 def _references(where: str, record: dict[str, Any]) -> tuple[str, ...]:

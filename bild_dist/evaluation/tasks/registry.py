@@ -10,18 +10,19 @@ from bild_dist.types import nearest
 
 def names() -> list[str]:
     """The tasks there are, beside files."""
-    return [task.name for task in _known()]
+    return [task.name for task in _known(False)]
 
 
-def find(name: str) -> Task:
-    """A task by its name, or of a file that ends in .jsonl.
+def find(name: str, *, cached: bool = False) -> Task:
+    """A task by its name, or of a file that ends in .jsonl. `cached`: its texts are read from this machine, and
+    no network is asked for those that are not there.
 
     Raises:
         ConfigError: no such task; offers the nearest name.
     """
     if name.endswith(jsonl.SUFFIX):
         return jsonl.task(name)
-    known = {task.name: task for task in _known()}
+    known = {task.name: task for task in _known(cached)}
     if name not in known:
         raise ConfigError(
             f"task {name!r} is unknown{nearest(name, list(known), listed=False)}: there are {', '.join(known)}, "
@@ -30,5 +31,5 @@ def find(name: str) -> Task:
     return known[name]
 
 
-def _known() -> list[Task]:
-    return [*debian.tasks(), *hub.tasks()]
+def _known(cached: bool) -> list[Task]:
+    return [*debian.tasks(cached=cached), *hub.tasks(cached=cached)]

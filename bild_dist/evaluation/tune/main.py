@@ -20,6 +20,7 @@ from bild_dist import log
 from bild_dist.errors import BildError, ConfigError, InvalidRequest
 from bild_dist.evaluation.metrics.base import Array, Resamples, mean, percentiles
 from bild_dist.evaluation.run.files import write_whole
+from bild_dist.evaluation.run.held import held
 from bild_dist.evaluation.run.identity import first_difference, named
 from bild_dist.evaluation.run.record import Setting, stored
 from bild_dist.evaluation.sweep.alone import doubts
@@ -123,7 +124,9 @@ def main(argv: Sequence[str], inproc: InProcess) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         log.configure()
-        return Tune(planned_tune(argv), inproc).run()
+        plan = planned_tune(argv)
+        with held(plan.asked.out):
+            return Tune(plan, inproc).run()
     except BildError as error:
         print(f"bild tune: {told(error)}", file=sys.stderr)  # noqa: T201
         return 2 if isinstance(error, ConfigError | InvalidRequest) else 1
@@ -276,7 +279,8 @@ class Tune:
                     return found
                 name, was, now = differs
                 self._say(f"{path}: its {name} is {was}, not {now}; it is made again")
-        return swept(sweep, path, self._plan.command, self._inproc)
+        with held(path):
+            return swept(sweep, path, self._plan.command, self._inproc)
 
     def _fits(self, study: Study, test: Sweep) -> None:
         """Refuses a sweep of something else."""
