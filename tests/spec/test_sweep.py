@@ -124,7 +124,7 @@ def test_exact_writes_what_large_writes(task: Path) -> None:
 def test_only_the_front_can_be_written(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --front settings far from it have a prediction and no text; --measure times the others."""
 
-    async def timed(_: Any) -> Costs:
+    async def timed(*_: Any) -> Costs:
         # A busy machine would put everything near the front.
         return Costs(small_ns=1_000_000, large_ns=9_000_000)
 

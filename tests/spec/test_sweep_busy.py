@@ -49,7 +49,7 @@ def made(
             text["wall_ns"] = factor * (BESIDES_MS + passes_ms)
         return found
 
-    async def measured(_: Any) -> Costs:
+    async def measured(*_: Any) -> Costs:
         return Costs(small_ns=timed * SMALL_MS * MS, large_ns=timed * LARGE_MS * MS)
 
     with patch.context() as inner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 
 from bild_dist.app import inproc
 from bild_dist.config import configured
-from bild_dist.errors import WorkerUnavailable
+from bild_dist.errors import WorkerFault, WorkerUnavailable
+from bild_dist.evaluation.plan import gauge
 from bild_dist.evaluation.run import running as texts
 from bild_dist.evaluation.sweep import main as command
 from bild_dist.evaluation.sweep import running, timing
@@ -82,7 +84,7 @@ def test_a_tuned_file_names_the_schedule_that_was_predicted(
 ) -> None:
     """Whatever else a worker would settle elsewhere."""
 
-    async def timed(_: Any) -> Costs:
+    async def timed(*_: Any) -> Costs:
         return Costs(small_ns=50_000, large_ns=40_000_000)
 
     monkeypatch.setattr(timing, "measured", timed)
@@ -127,7 +129,7 @@ def test_what_was_written_and_what_was_predicted_are_told_apart(
 ) -> None:
     """With --front the settings of the table are few because few were written."""
 
-    async def timed(_: Any) -> Costs:
+    async def timed(*_: Any) -> Costs:
         return Costs(small_ns=1_000_000, large_ns=9_000_000)
 
     monkeypatch.setattr(timing, "measured", timed)
@@ -154,3 +156,29 @@ def test_side_files_of_two_outs_are_two(task: Path, monkeypatch: pytest.MonkeyPa
         assert tune.main([*tuned(task, *ANY), "--out", str(task.with_name(name))], inproc) == 1
     assert len({*paths}) == 3
     assert paths[0] == task.with_name("t-0.2.validation.json")
+
+
+def test_passes_are_timed_behind_a_usual_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One half of the prompts are shorter than it: behind a long text a pass takes longer."""
+    lengths = (400, 3, 40, 30, 50)
+    lines = ({"prompt": f"{'x' * n}", "reference": "y"} for n in lengths)
+    task = tmp_path / "task.jsonl"
+    task.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    behind: list[Any] = []
+    passes = gauge.passes
+
+    async def watched(decoder: Any, prompt: Any = None) -> Any:
+        behind.append(prompt)
+        return await passes(decoder, prompt)
+
+    monkeypatch.setattr(gauge, "passes", watched)
+    swept(task, *THRESHOLDS)
+    assert behind == ["x" * 40]
+
+
+def test_only_a_lost_worker_is_said_to_leave_something() -> None:
+    """A worker that never starts has written nothing, and the same command would fail again."""
+    assert "the same command goes on" in command.told(WorkerUnavailable("killed"))
+    assert command.told(WorkerFault("no memory")) == "no memory"

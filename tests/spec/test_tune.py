@@ -262,7 +262,7 @@ def test_a_pair_is_tuned_in_one_command(
     it was found.
     """
 
-    async def timed(_: Any) -> Costs:
+    async def timed(*_: Any) -> Costs:
         # On a busy machine toys may take as long as one another.
         return Costs(small_ns=50_000, large_ns=4_000_000)
 

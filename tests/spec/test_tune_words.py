@@ -65,7 +65,7 @@ def test_a_check_that_fails_says_what_to_do_first(
     speed of the choice is called predicted where it is.
     """
 
-    async def timed(_: Any) -> Costs:
+    async def timed(*_: Any) -> Costs:
         # On a busy machine toys may take as long as one another.
         return Costs(small_ns=50_000, large_ns=4_000_000)
 

@@ -26,8 +26,8 @@ takes besides, and what a pass took in the recorded texts.
 """
 FACTOR: Final = 1.5
 """By what times taken at two moments must differ to be called those of a busy machine. On a quiet one
-passes of recorded texts were up to a quarter longer than those that were timed, which have a short text
-behind them (the pairs de-en and default, two cores); beside a program that computes, 2 to 12 times.
+passes of recorded texts were up to a quarter longer than those that were timed, which have little
+behind them (the pairs de-en and default, two cores); beside a program that computes, up to 2.6 times.
 """
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bild_dist import log
-from bild_dist.errors import BildError, ConfigError, InvalidRequest
+from bild_dist.errors import BildError, ConfigError, InvalidRequest, WorkerUnavailable
 from bild_dist.evaluation.bench import usage
 from bild_dist.evaluation.run.held import held
 from bild_dist.evaluation.run.sheet import HEADS, MOST, written_by
@@ -70,7 +70,7 @@ def main(argv: Sequence[str], inproc: InProcess) -> int:
 
 def told(error: BildError) -> str:
     """What ended a command, and what is left of it: a worker that is lost takes nothing with it."""
-    if isinstance(error, ConfigError | InvalidRequest):
+    if not isinstance(error, WorkerUnavailable):
         return str(error)
     return f"{error}. What is recorded and written so far is kept, and the same command goes on"
 

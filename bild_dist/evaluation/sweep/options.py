@@ -237,6 +237,7 @@ def planned(
     items = worded(found.task.items(split, count and count + len(without)), around)
     items = [item for item in items if named(item.prompt) not in without][:count]
     judges = _judges(found, items)
+    # Where prompts are left out, whoever leaves them out says what came of it.
     if len(items) < 2 and not without:
         raise ConfigError(
             f"task {found.task.name!r}, split {split!r}, has one text: intervals need several, so add some, or name "

@@ -84,7 +84,7 @@ async def record(
             role.value: dataclasses.asdict(worker.info) for role, worker in decoder.workers.items()
         }
         journal.put("models", infos)
-        journal.put("costs", dataclasses.asdict(await measured(decoder)))
+        journal.put("costs", dataclasses.asdict(await measured(decoder, _usual(items, journal))))
     return infos
 
 
@@ -109,9 +109,15 @@ async def _item(decoder: Decoder, item: Item, grid: Grid, number: int) -> dict[s
     return found
 
 
-async def measured(decoder: Decoder) -> Costs:
-    """What passes and round trips of a running pair take."""
-    timed = await gauge.passes(decoder)
+def _usual(items: Sequence[Item], journal: Journal) -> Item | None:
+    """The item of which half of the prompts that could be asked are shorter; None where none could."""
+    asked = [item for item in items if "failed" not in journal[f"timed {item.id}"]]
+    return sorted(asked, key=lambda item: len(item.prompt))[len(asked) // 2] if asked else None
+
+
+async def measured(decoder: Decoder, item: Item | None) -> Costs:
+    """What passes and round trips of a running pair take, behind the prompt of an item."""
+    timed = await gauge.passes(decoder, None if item is None else item.prompt)
     small, large = timed[Role.SMALL], timed[Role.LARGE]
     devices = {worker.info.device for worker in decoder.workers.values()}
     return Costs(
