@@ -255,6 +255,12 @@ def _parsed(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} is not valid TOML: {error}") from None
 
 
+def _names(path: str | None, role: Role) -> bool:
+    """Whether a file says itself which model that is."""
+    table = {} if path is None else _parsed(Path(path)).get(role)
+    return isinstance(table, dict) and "model" in table
+
+
 def _with_tables(config: Config, file: Path, data: Mapping[str, Any]) -> Config:
     for table, values in data.items():
         if table in [role.value for role in Role] and isinstance(values, dict):
@@ -338,9 +344,7 @@ def _name(hint: Any) -> str:
 
 
 _PAIR: Final = ("device", "dtype", "threads", "tokenizer")
-"""Settings of a worker that may be given for both at once, or with `small_` or `large_` before them
-for one.
-"""
+"""Settings of a worker that may be given for both at once, or with `small_` or `large_` in front for one."""
 
 
 def settled(given: Mapping[str, Any]) -> tuple[Config, dict[Role, str]]:
@@ -378,13 +382,10 @@ def settled(given: Mapping[str, Any]) -> tuple[Config, dict[Role, str]]:
     # What runs already, or is named here, is not the default pair.
     otherwise = None if addresses or models else DEFAULT_PAIR
     config = configured(given.get("config"), pair, otherwise)
-    if (
-        "exit_layer" in given
-        and Role.SMALL not in given
-        and PAIRS in Path(config.small.model).parents
-    ):
+    named = Role.SMALL in given or _names(given.get("config"), Role.SMALL)
+    if "exit_layer" in given and not named and PAIRS in Path(config.small.model).parents:
         # A shipped pair names both models, so its small one is asked for no more than where there is none.
-        given[Role.SMALL] = config.large.model
+        given[Role.SMALL] = given.get(Role.LARGE, config.large.model)
     workers: dict[str, dict[str, Any]] = {}
     for role in roles:
         values = {name: given.get(f"{role}_{name}", given.get(name)) for name in _PAIR}

@@ -8,13 +8,17 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 from bild_dist.config import Config
-from bild_dist.errors import BildError, ConfigError
+from bild_dist.errors import BildError, ConfigError, WorkerUnavailable
 from bild_dist.orchestrator.decoder import Decoder
 from bild_dist.orchestrator.session import Record
 from bild_dist.orchestrator.supervisor import Child, Supervisor
 from bild_dist.types import Role
+
+EXIT_S: Final = 1.0
+"""How long the end of a process may take to be heard behind that of its connection."""
 
 
 def check_folders(config: Config) -> None:
@@ -54,10 +58,14 @@ async def launched(
 
     Raises:
         ConfigError, WorkerFault: a worker cannot start; the message is its own.
+        WorkerUnavailable: whoever uses it has let one out, and a process has ended: says which, and how.
     """
     decoders: list[Decoder] = []
+    ended: asyncio.Future[BildError] = asyncio.get_running_loop().create_future()
 
     def on_exit(child: Child, error: BildError) -> None:
+        if not ended.done():
+            ended.set_result(error)
         for decoder in decoders:
             decoder.worker_failed(child.role, error)
 
@@ -69,7 +77,12 @@ async def launched(
             addresses, options=config.generate, concurrency=concurrency, record=record
         ) as decoder:
             decoders.append(decoder)
-            yield decoder
+            try:
+                yield decoder
+            except WorkerUnavailable as error:
+                # The end of a connection is often heard before that of the process, which says more.
+                done, _ = await asyncio.wait([ended], timeout=EXIT_S)
+                raise (ended.result() if done else error) from None
 
 
 async def start_pair(

@@ -256,6 +256,12 @@ def test_the_first_layers_are_those_of_the_large_model_where_no_small_one_is_nam
     file = tmp_path / "a.toml"
     file.write_text('pair = "de-en"\n')
     assert settled({"config": str(file), "exit_layer": 2})[0].small == shipped.small
+    other, _ = settled({"config": str(file), "large": "some/large", "exit_layer": 2})
+    assert (other.small.model, other.large.model) == ("some/large", "some/large")
+    own = paired("de-en").small.model
+    file.write_text(f'[small]\nmodel = "{own}"\n[large]\nmodel = "{shipped.large.model}"\n')
+    named, _ = settled({"config": str(file), "exit_layer": 2})
+    assert (named.small.model, named.small.exit_layer) == (own, 2)
 
 
 @pytest.mark.parametrize(

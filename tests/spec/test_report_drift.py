@@ -47,6 +47,19 @@ def test_nobody_wins_by_speed_where_the_machine_was_another_one() -> None:
     assert "over 15% longer" not in steady.note
 
 
+def test_runs_that_were_asked_for_otherwise_are_no_noise() -> None:
+    """With other threads the large model alone takes another time on the quietest machine."""
+
+    def threads(record: Record, count: int) -> Record:
+        return replace(record, environment={**record.environment, "threads_large": count})
+
+    ours, theirs = threads(run(LOSSY, 2.0), 1), threads(run(REJECTION, 1.6), 2)
+    table = told([slower(ours, 1.4), theirs])
+    assert "it cannot be told of runs that differ in threads large whether" in table.says[0]
+    assert "Measure both with the same threads large." in table.note
+    assert "nothing else running" not in table.note
+
+
 @pytest.mark.parametrize(
     ("by", "wins"), [(1.14, True), (1 / 1.14, True), (1.16, False), (0.8, False)]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from math import inf, nan
@@ -30,6 +31,20 @@ def folder(tmp_path: Path) -> Path:
         record = run(1.0 + number, own={"bleu": 20}, large={"bleu": 21}, alpha_rb=number)
         record.write(tmp_path / f"{number}.json")
     return tmp_path
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_pipe_is_not_waited_for(folder: Path, named: bool) -> None:
+    """Nor a device read without end: an error where it was named, left out of a folder."""
+    pipe = folder / "pipe.json"
+    os.mkfifo(pipe)
+    notes: list[str] = []
+    if named:
+        with pytest.raises(ConfigError, match=r"pipe\.json is a pipe: name a file"):
+            read([pipe], notes.append)
+    else:
+        assert len(read([folder], notes.append).records) == 2
+        assert notes == [f"left out: {pipe} is a pipe: name a file of a disk"]
 
 
 def test_a_record_counts_once(folder: Path) -> None:

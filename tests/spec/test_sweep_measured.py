@@ -110,7 +110,7 @@ def test_a_prediction_that_is_too_long_is_said_to_be(
 ) -> None:
     """What a text takes besides its passes cannot be less than nothing: it is cut at 0, and not in silence."""
 
-    async def slow(_: Any) -> Costs:
+    async def slow(*_: Any) -> Costs:
         return Costs(small_ns=10**9, large_ns=10**9)
 
     monkeypatch.setattr(timing, "measured", slow)

@@ -262,7 +262,7 @@ def test_a_pair_is_tuned_in_one_command(
     it was found.
     """
 
-    async def timed(_: Any) -> Costs:
+    async def timed(*_: Any) -> Costs:
         # On a busy machine toys may take as long as one another.
         return Costs(small_ns=50_000, large_ns=4_000_000)
 
@@ -323,7 +323,7 @@ def test_a_sweep_that_is_there_is_chosen_from(
     assert sweep.main(made, inproc) == 0
     given = words(task, *ANY, "--from", str(out))
     assert command.main(given, inproc) == 0
-    checked = Study.read(tmp_path / "tuned.test.json").points[0].setting.options
+    checked = Study.read(tmp_path / "tuned.toml.test.json").points[0].setting.options
     assert checked.max_new_tokens == 12
     assert configured(str(tmp_path / "tuned.toml")).generate == checked
     capsys.readouterr()
@@ -385,7 +385,7 @@ def test_a_sweep_of_its_own_that_is_damaged_is_made_again(
     task: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A file that the machine's stop left empty must not stop the command for ever."""
-    task.with_name("tuned.validation.json").write_text("")
+    task.with_name("tuned.toml.validation.json").write_text("")
     assert command.main(words(task, *ANY), inproc) == 0
     assert "is no whole JSON" in capsys.readouterr().out
-    assert Study.read(task.with_name("tuned.validation.json")).points
+    assert Study.read(task.with_name("tuned.toml.validation.json")).points

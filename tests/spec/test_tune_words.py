@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bild_dist.app import inproc
+from bild_dist.evaluation.metrics.base import mean
 from bild_dist.evaluation.sweep import timing
 from bild_dist.evaluation.tune import main as command
-from bild_dist.evaluation.tune.choice import Floor, bounds
-from bild_dist.evaluation.tune.main import Tune, nearest_to
+from bild_dist.evaluation.tune.choice import Choice, Evidence, Floor, bounds
+from bild_dist.evaluation.tune.main import Tune, nearest_to, planned_tune
 from bild_dist.simulator import Costs
 from tests.spec.test_tune import ANY, evidence, splits, words
 
@@ -61,7 +65,7 @@ def test_a_check_that_fails_says_what_to_do_first(
     speed of the choice is called predicted where it is.
     """
 
-    async def timed(_: Any) -> Costs:
+    async def timed(*_: Any) -> Costs:
         # On a busy machine toys may take as long as one another.
         return Costs(small_ns=50_000, large_ns=4_000_000)
 
@@ -75,3 +79,38 @@ def test_a_check_that_fails_says_what_to_do_first(
     assert said.index("--test-split") < said.index("mode exact") < said.index("a lower floor")
     assert "of several tries one passes by luck" in said
     assert "is of an earlier run" in said
+
+
+def test_a_share_of_nothing_is_said_to_be_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the large model itself has a figure of 0 more texts change nothing: the references or the wording are
+    to be looked at, and the refusal says so.
+    """
+    file = tmp_path / "task.jsonl"
+    lines = [{"id": f"t{n}", "prompt": f"number {n}", "reference": "zzz"} for n in range(8)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert command.main(words(file, "--floor", "rougeL=0.9"), inproc) == 1
+    said = capsys.readouterr().out
+    assert "rougeL=0.9: the rougeL of the large model itself is 0 on these 4 texts" in said
+    assert "references" in said
+    assert "it never moves" not in said
+    assert "more texts" not in said
+
+
+@pytest.mark.parametrize(("exact", "confirmed"), [(False, False), (True, True)])
+def test_a_share_of_nothing_confirms_nothing(
+    task: Path, exact: bool, confirmed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check in which the large model's figure is 0 says nothing, but of texts that are its own by definition."""
+    floor = Floor("rougeL", 0.9)
+    few = evidence(6, [2.0], 1, floor, exact=exact)
+    nothing = replace(few, own={floor: mean([0.0] * 6, "")})
+    assert (nothing.mute(floor), few.mute(floor)) == (True, False)
+    monkeypatch.setattr(Evidence, "of", lambda *_: nothing)
+    tune = Tune(planned_tune(words(task, "--floor", str(floor))), inproc)
+    found = Choice(place=0, name="a", speed=1.0, margins={}, lower={floor: 0.1}, passed=1)
+    study: Any = SimpleNamespace(split="test", items=range(6))
+    lines, met, _ = tune._verdict(found, study)
+    assert met is confirmed
+    assert ("says nothing" in lines[0]) is not confirmed

@@ -24,7 +24,7 @@ from bild_dist.orchestrator.client import Answer, WorkerClient
 from bild_dist.orchestrator.decoder import Decoder
 from bild_dist.orchestrator.dispatcher import Work
 from bild_dist.orchestrator.opening import launched
-from bild_dist.orchestrator.prompt import prepare
+from bild_dist.orchestrator.prompt import Prompt, prepare
 from bild_dist.types import Mode, Options, Role, Schedule
 
 LENGTHS: Final = (1, 2, 4, 8, 16)
@@ -73,8 +73,9 @@ def fit(times_ms: Mapping[int, float]) -> tuple[float, float]:
     )
 
 
-async def passes(decoder: Decoder) -> dict[Role, Timed]:
-    """Times both workers of a pair.
+async def passes(decoder: Decoder, asked: Prompt | None = None) -> dict[Role, Timed]:
+    """Times both workers of a pair, behind a prompt: how long a pass takes depends on how much is behind it. A
+    short one stands for it where none is given.
 
     Raises:
         BildError: a worker failed, or is no worker that can be asked.
@@ -84,7 +85,8 @@ async def passes(decoder: Decoder) -> dict[Role, Timed]:
     options = Options(chat_template=False, max_new_tokens=4 * max(LENGTHS), truncate=True)
     info = decoder.workers[Role.LARGE].info
     # A worker that tokenises by itself needs a text; ids do for all others, toys among them.
-    prompt = TEXTS[0] if info.encodes else [1 + i % (info.rules.vocabulary - 1) for i in range(32)]
+    short = TEXTS[0] if info.encodes else [1 + i % (info.rules.vocabulary - 1) for i in range(32)]
+    prompt = short if asked is None else asked
     work = await prepare(prompt, options, decoder.workers, decoder.text)
     return {role: await _Gauge(worker, work).measure() for role, worker in decoder.workers.items()}
 

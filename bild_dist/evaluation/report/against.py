@@ -9,7 +9,14 @@ from typing import Final
 
 from bild_dist.evaluation.metrics.base import RESAMPLES
 from bild_dist.evaluation.report.cells import Table, head_of, interval, line
-from bild_dist.evaluation.report.paired import DRIFT, Compared, Comparison, Figure
+from bild_dist.evaluation.report.paired import (
+    DRIFT,
+    Compared,
+    Comparison,
+    Figure,
+    remedy,
+    unlike,
+)
 from bild_dist.evaluation.report.runs import Kind, Row, Study
 from bild_dist.evaluation.tasks.base import Item
 
@@ -188,8 +195,9 @@ def _untold(one: Contender, study: Study, rival: Row) -> str:
         Terms.LOSSLESS: "In mode exact",
     }[one.terms]
     reached = "" if one.reached else ", which no setting of BiLD here reaches,"
+    why = unlike(one.compared.places)
     return (
-        f"{terms}{reached} it cannot be told on this machine's noise whether {_named(one.row, study)} or "
+        f"{terms}{reached} it cannot be told {why} whether {_named(one.row, study)} or "
         f"{_named(rival, study)} is faster: the large model alone took {first:.0f} ms a text beside the first and "
         f"{second:.0f} ms beside the second. Of quality: {_lower(_quality(one, study, said=True))}"
     )
@@ -281,13 +289,13 @@ def _note(study: Study, rival: Row, found: list[Contender]) -> str:
             f"The large model alone wrote up to {beside} texts otherwise in one run than in another, by "
             "rounding or on another machine."
         )
+    places = list(dict.fromkeys(name for one in compared for name in one.places))
     if any(one.drifted for one in compared):
         words.append(
             f"Where the large model alone took over {DRIFT:.0%} longer in one run than in another no speeds are "
             "compared: what slowed it down need not slow a setting down as much, and the intervals know nothing of "
-            "it. Measure both anew, one after the other and with nothing else running."
+            f"it. {remedy(places)}"
         )
-    places = list(dict.fromkeys(name for one in compared for name in one.places))
     if places:
         words.append(f"The runs differ in {', '.join(places)}, which a ratio may not level out.")
     return " ".join(words)

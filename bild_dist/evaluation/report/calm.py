@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from bild_dist.evaluation.report.cells import interval
-from bild_dist.evaluation.report.paired import Texts, beside_ms, far_apart, speed, texts_of
+from bild_dist.evaluation.report.paired import (
+    Texts,
+    beside_ms,
+    far_apart,
+    places,
+    speed,
+    texts_of,
+    unlike,
+)
 from bild_dist.evaluation.report.runs import Kind, Row, Study
 
 
@@ -32,8 +40,8 @@ def _said(row: Row, whole: Row) -> str:
     beside = beside_ms(row, whole)
     if far_apart(beside):
         return (
-            f"How fast {row.name} is over {whole.name} cannot be told on this machine's noise: the large model alone "
-            f"took {beside[0]:.0f} ms a text beside the first and {beside[1]:.0f} ms beside the second."
+            f"How fast {row.name} is over {whole.name} cannot be told {unlike(places(row, whole))}: the large model "
+            f"alone took {beside[0]:.0f} ms a text beside the first and {beside[1]:.0f} ms beside the second."
         )
     return f"{row.name} is {interval(found, 2)} times as fast as {whole.name}."
 

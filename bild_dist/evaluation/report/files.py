@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.align.progress import Bar
+from bild_dist.evaluation.run.files import refuse_special
 from bild_dist.evaluation.run.record import Foreign, Record
 from bild_dist.evaluation.sweep import study
 
@@ -82,6 +83,7 @@ def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
 
 def _content(file: Path) -> str:
     """A name for what a file holds."""
+    refuse_special(file)
     try:
         with file.open("rb") as stream:
             return file_digest(stream, "sha256").hexdigest()

@@ -136,7 +136,9 @@ def _named(command: str) -> dict[str, str]:
                 found[name] = word.partition("=")[2]
     pair = found.pop("pair", "")
     for role in Role:
-        place = pairs.part(pair, role) if pair else None
+        # The first layers of a pair are those of its large model.
+        whose = Role.LARGE if "exit-layer" in found else role
+        place = pairs.part(pair, whose) if pair else None
         if place is not None:
             found.setdefault(role.value, str(place))
     if words and not pair and not _ELSEWHERE & {*words}:

@@ -98,7 +98,7 @@ class Comparison:
             quality=None if isinstance(quality, str) else quality,
             why=quality if isinstance(quality, str) else "",
             beside=sum(ours[name][1].tokens != theirs[name][1].tokens for name in ids),
-            places=_places(one, other),
+            places=places(one, other),
             beside_ms=_beside_ms(ours, theirs, ids),
         )
 
@@ -113,8 +113,8 @@ class Comparison:
             marks = self._marks(row)
             if isinstance(marks, str):
                 return marks
-            places = {name: place for place, name in enumerate(texts_of(row))}
-            chosen = marks.rows[[places[name] for name in ids]]
+            at = {name: place for place, name in enumerate(texts_of(row))}
+            chosen = marks.rows[[at[name] for name in ids]]
             found.append(Marks(chosen, marks.score, marks.signature))
         low, high = draws.difference(*found)
         return {"value": found[0].value - found[1].value, "low": low, "high": high}
@@ -168,6 +168,18 @@ def far_apart(beside_ms: tuple[float, float]) -> bool:
     return low > 0 and high > low * (1 + DRIFT)
 
 
+def unlike(places: Sequence[str]) -> str:
+    """Why the large model alone took another time in one run than in the other, as far as anybody knows."""
+    return f"of runs that differ in {', '.join(places)}" if places else "on this machine's noise"
+
+
+def remedy(places: Sequence[str]) -> str:
+    """What makes two such runs comparable."""
+    if places:
+        return f"Measure both with the same {', '.join(places)}."
+    return "Measure both anew, one after the other and with nothing else running."
+
+
 def beside_ms(one: Row, other: Row) -> tuple[float, float]:
     """What the large model alone took for a text beside each, mean over the texts that both runs have."""
     ours, theirs = texts_of(one), texts_of(other)
@@ -207,7 +219,8 @@ def _times_as_fast(sums: Array) -> Array:
     return ratio(np.stack([beside_one * other, one * beside_other], axis=1))
 
 
-def _places(one: Row, other: Row) -> list[str]:
+def places(one: Row, other: Row) -> list[str]:
+    """What two runs differ in, of all that decides their speed."""
     ours, theirs = one.record.environment, other.record.environment
     both = [name for name in _PLACES if None not in (ours.get(name), theirs.get(name))]
     return [name.replace("_", " ") for name in both if ours[name] != theirs[name]]

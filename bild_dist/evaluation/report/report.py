@@ -21,6 +21,7 @@ from bild_dist.evaluation.report.models import Items, Models, items_of, models_o
 from bild_dist.evaluation.report.runs import Key, Kind, Study, studies
 from bild_dist.evaluation.report.tables import tables
 from bild_dist.evaluation.report.texts import Shown, shown
+from bild_dist.evaluation.sweep.alone import doubts
 from bild_dist.evaluation.sweep.study import Study as Sweep
 from bild_dist.evaluation.tasks.base import Item
 from bild_dist.types import Role
@@ -92,9 +93,10 @@ def of_sweep(sweep: Sweep, given: Mapping[Role, str], texts: int) -> Section:
     missing = []
     if not swept.measured(sweep):
         notes.append(
-            "Latencies of settings are predicted: the passes over a text, times what a pass took, and what a text "
-            "takes besides. That of the large model alone was measured."
+            "Latencies are predicted, that of the large model alone too: the passes over a text, times what a pass "
+            "took, and what a text takes besides."
         )
+        notes += doubts(sweep.costs)
         how = str(sweep.environment.get("command", "bild sweep ..."))
         missing.append(Lack("Measured latencies", f"{how} --measure"))
     split = swept.split_of(sweep)

@@ -37,7 +37,7 @@ _MS: Final = 1e-6
 
 def measured(sweep: sweeps.Study) -> bool:
     """Whether its latencies are those of worker processes."""
-    return {point.source for point in sweep.points if point.texts} == {"measured"}
+    return sweeps.measured(point for point in sweep.points if point.texts)
 
 
 def study_of(sweep: sweeps.Study, texts: int) -> Study:
@@ -50,11 +50,11 @@ def study_of(sweep: sweeps.Study, texts: int) -> Study:
     )  # fmt: skip
     small = model_of(base, Role.SMALL)
     rows = [Row(base, base.part, Kind.LARGE, small)]
-    draws = Resamples(len(sweep.items))
+    draws, large_ns = Resamples(len(sweep.items)), sweep.large_walls_ns
     for point in sweep.points:
         judged = known(point.figures.get(sweep.metric, {}).get("value"))
         if point.setting.options.mode is not Mode.LARGE and judged:
-            part = _part(sweep, point, draws, texts)
+            part = _part(sweep, point, large_ns, draws, texts)
             record = Record(
                 task=base.task, split=base.split, part=part, large=base.part, models=base.models,
                 environment=base.environment,
@@ -94,9 +94,11 @@ def _large(sweep: sweeps.Study) -> Part:
     return Part(setting=own.setting, texts=own.texts, figures=figures)
 
 
-def _part(sweep: sweeps.Study, point: sweeps.Point, draws: Resamples, texts: int) -> Part:
-    """A setting as `bild eval` would have it."""
-    rows = [[a.wall_ns, b] for a, b in zip(sweep.large.texts, point.walls_ns, strict=True)]
+def _part(
+    sweep: sweeps.Study, point: sweeps.Point, large_ns: Sequence[int], draws: Resamples, texts: int
+) -> Part:
+    """A setting as `bild eval` would have it. `large_ns`: times of the large model alone."""
+    rows = list(zip(large_ns, point.walls_ns, strict=True))
     marks = Marks(np.array(rows, dtype=float), ratio, "")
     low, high = draws.interval(marks)
     figures = {
@@ -141,9 +143,11 @@ def _front(sweep: sweeps.Study, study: Study) -> Table:
     ]  # fmt: skip
     written = {point.source for point in best if point.ran}
     said = "; ".join(SOURCES[source] for source in SOURCES if source in written)
+    predicted = len(sweep.points)
+    more = f" ({predicted} were predicted)" if len(points) < predicted else ""
     return Table(
         None,
-        f"The front: {len(best)} of {len(points)} settings that no other one beats",
+        f"The front: {len(best)} of {len(points)} settings that no other one beats{more}",
         "Fastest first; no other setting is both at least as fast and better. In brackets 95 % intervals over texts. "
         f"Predicted: from the recorded text, before anything was written. Passes: {said or 'predicted only'}.",
         head,

@@ -18,20 +18,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """The values to try of each option; `base` has all others. `schedules`: settled ones."""
+    """The values to try of each option; `base` has all others. `schedules`: settled ones, or none, where the
+    workers settle it when they are there (`settled`).
+    """
 
     base: Options
     modes: tuple[Mode, ...] = (Mode.BILD,)
     alpha_fb: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     alpha_rb: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 5.0)
     windows: tuple[int, ...] = (10,)
-    schedules: tuple[Schedule, ...] = (Schedule.THROUGH,)
+    schedules: tuple[Schedule, ...] = ()
 
     def settings(self) -> list[Setting]:
         """All of them, each once: thresholds say nothing in modes other than `bild`."""
         found: dict[Options, Setting] = {}
         for mode, alpha_rb, alpha_fb, window, schedule in product(
-            self.modes, self.alpha_rb, self.alpha_fb, self.windows, self.schedules
+            self.modes, self.alpha_rb, self.alpha_fb, self.windows, self.schedules or (None,)
         ):
             options = dataclasses.replace(self.base, mode=mode, schedule=schedule)
             if mode is Mode.BILD:
@@ -48,6 +50,15 @@ class Grid:
             found.setdefault(options, Setting(name, options))
         return list(found.values())
 
+    def settled(self, schedule: Schedule) -> Grid:
+        """With this schedule where none was asked for."""
+        return self if self.schedules else dataclasses.replace(self, schedules=(schedule,))
+
+    @property
+    def first(self) -> Schedule | None:
+        """The schedule of what is recorded; None until it is settled."""
+        return self.schedules[0] if self.schedules else None
+
     @property
     def middle(self) -> Options:
         """The setting whose text is recorded: mode `bild` in the middle of the thresholds."""
@@ -57,7 +68,7 @@ class Grid:
                 "alpha_fb": statistics.median_low(self.alpha_fb),
                 "alpha_rb": statistics.median_low(self.alpha_rb),
                 "window": max(self.windows),
-                "schedule": self.schedules[0],
+                "schedule": self.first,
             }
         )
 

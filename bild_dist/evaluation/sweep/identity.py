@@ -22,11 +22,21 @@ def identity(sweep: Sweep) -> dict[str, Any]:
         "task": sweep.task, "split": sweep.split, "items": identities.asked(sweep.items),
         "wording": sweep.template, **{role.value: _model(sweep, role) for role in Role},
         "orchestrator": dataclasses.asdict(sweep.config.orchestrator),
-        "middle": Setting.of(grid.middle).as_dict(),
-        "settings": [setting.as_dict() for setting in grid.settings()],
+        "middle": _asked(Setting.of(grid.middle)),
+        "settings": [_asked(setting) for setting in grid.settings()],
         "front": sweep.only_front, "record": sweep.recorded, "measure": sweep.measure,
         **identities.surroundings(),
     }  # fmt: skip
+
+
+def _asked(setting: Setting) -> dict[str, Any]:
+    """A setting as it was asked for: what the workers settle is not known before they are there."""
+    found = setting.as_dict()
+    return (
+        found
+        if found["schedule"] is not None
+        else {**found, "schedule": "as the workers settle it"}
+    )
 
 
 def _model(sweep: Sweep, role: Role) -> dict[str, Any]:

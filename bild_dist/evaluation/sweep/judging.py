@@ -12,11 +12,11 @@ import numpy as np
 from bild_dist.evaluation.metrics.base import Metric, Resamples
 from bild_dist.evaluation.run.record import TextRecord
 from bild_dist.evaluation.sweep import timing
+from bild_dist.evaluation.sweep.alone import priced
 from bild_dist.evaluation.sweep.grid import Grid, rule
 from bild_dist.evaluation.sweep.replay import Marks, replay
 from bild_dist.evaluation.sweep.study import MEASURED, Point, Study, totals
-from bild_dist.simulator import Costs
-from bild_dist.types import Mode
+from bild_dist.types import Mode, Role
 
 
 def judged(study: Study, points: Sequence[Point], metrics: Sequence[Metric]) -> Study:
@@ -43,15 +43,15 @@ def judged(study: Study, points: Sequence[Point], metrics: Sequence[Metric]) -> 
     return dataclasses.replace(study, points=found, **parts)
 
 
-def difference(study: Study, grid: Grid, alone_ns: float) -> dict[str, Any]:
+def difference(study: Study, grid: Grid) -> dict[str, Any]:
     """Large passes a token, predicted from each of the recorded texts, against those that ran, and under
-    `latency` the times in units of the large model's, where they were measured. A setting that was played over
-    the very text that was read is no prediction, and does not count.
-
-    `alone_ns`: mean time of the large model alone in the recorded run, which predicted times are of.
+    `latency` the times in units of the large model's, predicted ones in those of the predicted large model, where
+    they were measured. A setting that was played over the very text that was read is no prediction, and does not
+    count.
     """
     found = {}
-    costs = Costs(**{spec.name: study.costs[spec.name] for spec in dataclasses.fields(Costs)})
+    costs, alone_ms = priced(study.costs), totals(study.alone(Role.LARGE))["latency_ms"]
+    large_ms = study.large_ms
     ran = [p for p in study.points if p.ran and p.setting.options.mode in (Mode.BILD, Mode.EXACT)]
     for kind, said in study.readings.items():
         marks = [Marks.of(reading) for reading in said]
@@ -73,8 +73,8 @@ def difference(study: Study, grid: Grid, alone_ns: float) -> dict[str, Any]:
                 passes.append(point.gap)
                 sources[point.source] += 1
             if point.source == MEASURED:
-                predicted = totals(point.played)["latency_ms"] * 1e6 / alone_ns
-                times.append(predicted * study.large_ms / point.latency_ms - 1)
+                predicted = totals(point.played)["latency_ms"] / alone_ms
+                times.append(predicted * large_ms / point.latency_ms - 1)
         if passes:
             found[kind] = {"sources": dict(sources), **_spread(passes)}
             if times:

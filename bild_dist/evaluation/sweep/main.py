@@ -14,17 +14,20 @@ from rich.console import Console
 from rich.table import Table
 
 from bild_dist import log
-from bild_dist.errors import BildError, ConfigError, InvalidRequest
+from bild_dist.errors import BildError, ConfigError, InvalidRequest, WorkerUnavailable
 from bild_dist.evaluation.bench import usage
 from bild_dist.evaluation.run.held import held
 from bild_dist.evaluation.run.sheet import HEADS, MOST, written_by
 from bild_dist.evaluation.sweep import plot
+from bild_dist.evaluation.sweep.alone import doubts
 from bild_dist.evaluation.sweep.grid import front
 from bild_dist.evaluation.sweep.identity import finished, identity, prompts
 from bild_dist.evaluation.sweep.journal import Journal
 from bild_dist.evaluation.sweep.options import asked, planned
 from bild_dist.evaluation.sweep.running import Stages, Sweep
 from bild_dist.evaluation.sweep.study import Point, Study, measured
+from bild_dist.evaluation.sweep.timing import recorded
+from bild_dist.types import Mode
 
 if TYPE_CHECKING:
     from bild_dist.orchestrator.cli import InProcess
@@ -58,15 +61,22 @@ def main(argv: Sequence[str], inproc: InProcess) -> int:
                 err.print(f"drawn: {path}")
         return 1 if study.failed else 0
     except BildError as error:
-        print(f"bild sweep: {error}", file=sys.stderr)  # noqa: T201
+        print(f"bild sweep: {told(error)}", file=sys.stderr)  # noqa: T201
         return 2 if isinstance(error, ConfigError | InvalidRequest) else 1
     except KeyboardInterrupt:
         print("bild sweep: interrupted; the same command goes on", file=sys.stderr)  # noqa: T201
         return 130
 
 
+def told(error: BildError) -> str:
+    """What ended a command, and what is left of it: a worker that is lost takes nothing with it."""
+    if not isinstance(error, WorkerUnavailable):
+        return str(error)
+    return f"{error}. What is recorded and written so far is kept, and the same command goes on"
+
+
 def swept(sweep: Sweep, out: Path, command: str, inproc: InProcess) -> Study:
-    """Carries out a sweep, or what is left of it, and writes its file.
+    """Carries out a sweep, or what is left of it, and writes its file. Says first what it is about to do.
 
     Raises:
         BildError: a worker failed, or a file cannot be read or written.
@@ -82,10 +92,32 @@ def swept(sweep: Sweep, out: Path, command: str, inproc: InProcess) -> Study:
         commits.append(about["commit"])
         journal.put(_COMMITS, commits)
     about["commits"] = commits
+    # Not wrapped, so that it can be found in a log.
+    Console(stderr=True, highlight=False, markup=False).print(
+        announced(sweep, journal), soft_wrap=True
+    )
     study = asyncio.run(Stages(sweep, journal, about, inproc).run())
     study = study.write(out)
     journal.close()
     return study
+
+
+def announced(sweep: Sweep, journal: Journal) -> str:
+    """What a sweep is about to do."""
+    items, settings = len(sweep.items), len(sweep.grid.settings())
+    texts = (
+        "texts of those near the predicted front are written"
+        if sweep.only_front
+        else "their texts are written"
+    )
+    timed = ", and timed in worker processes" if sweep.measure else ""
+    there = recorded(sweep.items, journal)
+    goes_on = f" Recorded already: {there}." if there else ""
+    return (
+        f"{sweep.task}, {sweep.split}: {items} texts, {settings} {'setting' if settings == 1 else 'settings'}. "
+        "Recording first: worker processes write each text three times (large, small, and bild in the middle of the "
+        f"grid). Then both models read them, the settings are predicted, and {texts}{timed}.{goes_on}"
+    )
 
 
 def show(study: Study) -> None:
@@ -97,9 +129,11 @@ def show(study: Study) -> None:
         return float(point.figures[study.metric]["value"])
 
     best = front(judged, quality=quality, latency=lambda p: p.latency_ms)
+    count = f"{len(best)} of {len(judged)} settings"
+    if len(judged) < len(study.points):
+        count = f"{len(best)} of {len(judged)} written, {len(study.points)} predicted"
     table = Table(
-        title=f"{study.task}, {study.split}: the front ({len(best)} of {len(judged)} settings), and large beside it",
-        box=None,
+        title=f"{study.task}, {study.split}: the front ({count}), and large beside it", box=None
     )
     for column in (
         "setting",
@@ -110,25 +144,36 @@ def show(study: Study) -> None:
         "prediction off by",
     ):
         table.add_column(column, justify="left" if column == "setting" else "right")
-    own = study.large.figures[study.metric]
+    own, large_ms = study.large.figures[study.metric], study.large_ms
     for point in best:
         figure = point.figures[study.metric]
         table.add_row(
             point.setting.name, f"{figure['value']:.2f}",
             f"{figure['low']:.2f} to {figure['high']:.2f}",
-            f"{point.latency_ms / study.large_ms:.2f}", f"{point.run_passes or 0:.3f}",
+            f"{point.latency_ms / large_ms:.2f}", f"{point.run_passes or 0:.3f}",
             "-" if point.gap is None else f"{point.gap:+.1%}",
         )  # fmt: skip
     table.add_row("large", f"{own['value']:.2f}", f"{own['low']:.2f} to {own['high']:.2f}",
                   "1.00", "1.000", "")  # fmt: skip
     out.print(table)
-    for line in [*_worth(study), *_others(judged)]:
+    doubted = [] if measured(judged) else doubts(study.costs)
+    for line in [*doubted, *_worth(study), *_others(judged), *_schedule(study)]:
         out.print(line, soft_wrap=True)
     spent = ", ".join(f"{stage} {ns / 1e9:.1f} s" for stage, ns in study.spent_ns.items())
     out.print(f"Time: {spent}.", soft_wrap=True)
     failed = [f"{one.id}: {one.type}: {one.message}" for one in study.failed]
     for line in [*written_by(study.environment), *failed]:
         out.print(line, soft_wrap=True)
+
+
+def _schedule(study: Study) -> list[str]:
+    """When each model runs, of settings that both of them write."""
+    both = (Mode.BILD, Mode.EXACT)
+    found = {
+        p.setting.options.schedule: None for p in study.points if p.setting.options.mode in both
+    }
+    names = ", ".join(str(schedule) for schedule in found)
+    return [f"Schedule: {names}."] if names else []
 
 
 def _worth(study: Study) -> list[str]:

@@ -97,7 +97,9 @@ def grid_options(top: Parser) -> None:
                       help=f"of distance ce, nats, as in all of a sweep {_shown(default.alpha_rb)}")  # fmt: skip
     grid.add_argument("--window", metavar="N,...", help=_shown(default.windows))
     grid.add_argument(
-        "--schedule", metavar="NAMES", help="paper, through, overlap (default: the pair's)"
+        "--schedule",
+        metavar="NAMES",
+        help="paper, through, overlap (default: as the workers settle)",
     )
     grid.add_argument("--mode", metavar="NAMES", help="bild, exact, large, small (default: bild)")
     models = model_options(top)
@@ -144,7 +146,7 @@ def asked(argv: Sequence[str], top: Parser | None = None) -> tuple[Asked, argpar
             f"--count {values['count']} must be at least 2: intervals need several texts"
         )
     return Asked(
-        config=config, grid=_grid(base, values, config), task=task, split=split,
+        config=config, grid=_grid(base, values), task=task, split=split,
         count=values["count"], metrics=tuple(values["metric"] or ()), prefix=values["prefix"],
         template=values["template"], out=out,
         plot=Path(values["plot"]) if own and values["plot"] else None,
@@ -171,16 +173,16 @@ def _plain(value: Any) -> Any:
     return value.value if isinstance(value, StrEnum) else value
 
 
-def _grid(base: Options, values: Mapping[str, Any], config: Config) -> Grid:
-    """The grid; a value given in the configuration file is no grid, so defaults stand."""
+def _grid(base: Options, values: Mapping[str, Any]) -> Grid:
+    """The grid; a value given in the configuration file is no grid, so defaults stand, but for the schedule."""
     default = Grid(base=base)
-    alone = Schedule.THROUGH if config.small.device == config.large.device else Schedule.OVERLAP
     grid = Grid(
         base=base,
         alpha_fb=_numbers("--alpha-fb", values["alpha_fb"], float) or default.alpha_fb,
         alpha_rb=_numbers("--alpha-rb", values["alpha_rb"], float) or default.alpha_rb,
         windows=_numbers("--window", values["window"], int) or default.windows,
-        schedules=_members("--schedule", values["schedule"], Schedule) or (base.schedule or alone,),
+        schedules=_members("--schedule", values["schedule"], Schedule)
+        or ((base.schedule,) if base.schedule is not None else ()),
         modes=_members("--mode", values["mode"], Mode) or default.modes,
     )
     grid.settings()  # a threshold out of its range is found here, before anything starts
@@ -235,6 +237,7 @@ def planned(
     items = worded(found.task.items(split, count and count + len(without)), around)
     items = [item for item in items if named(item.prompt) not in without][:count]
     judges = _judges(found, items)
+    # Where prompts are left out, whoever leaves them out says what came of it.
     if len(items) < 2 and not without:
         raise ConfigError(
             f"task {found.task.name!r}, split {split!r}, has one text: intervals need several, so add some, or name "

@@ -80,8 +80,10 @@ def _figure(study: Study, points: Sequence[Point], name: str) -> Any:
     figure = pictures.figure(8.0 + 2.6 * (columns - 1), 4.6, layout="constrained")
     axes = figure.subplots()
 
+    large_ms = study.large_ms
+
     def across(point: Point) -> float:
-        return point.latency_ms / study.large_ms
+        return point.latency_ms / large_ms
 
     def up(point: Point) -> float:
         return float(point.figures[name]["value"])

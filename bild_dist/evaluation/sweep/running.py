@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from statistics import mean
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -22,7 +21,8 @@ from bild_dist.evaluation.align.progress import Bar
 from bild_dist.evaluation.metrics.base import Metric
 from bild_dist.evaluation.run import running
 from bild_dist.evaluation.run.record import Failure, Part, Setting, TextRecord
-from bild_dist.evaluation.sweep import timing
+from bild_dist.evaluation.sweep import alone, timing
+from bild_dist.evaluation.sweep.alone import ALONE, counted
 from bild_dist.evaluation.sweep.aside import aside
 from bild_dist.evaluation.sweep.grid import Grid, Rule, front, rule
 from bild_dist.evaluation.sweep.journal import Journal
@@ -31,13 +31,13 @@ from bild_dist.evaluation.sweep.memory import Memory
 from bild_dist.evaluation.sweep.pair import Pair, remembered
 from bild_dist.evaluation.sweep.reading import Reading, read
 from bild_dist.evaluation.sweep.replay import Marks, Played, changed, replay
-from bild_dist.evaluation.sweep.study import MEASURED, Point, Study, counted
+from bild_dist.evaluation.sweep.study import MEASURED, Point, Study
 from bild_dist.evaluation.sweep.texts import Texts
 from bild_dist.evaluation.tasks.base import PLACE, Item
 from bild_dist.orchestrator.decoder import Decoder
 from bild_dist.orchestrator.prompt import prepare
 from bild_dist.simulator import Costs
-from bild_dist.types import Mode, Options, Schedule
+from bild_dist.types import Mode, Options, Role, Schedule
 
 if TYPE_CHECKING:
     from bild_dist.orchestrator.cli import InProcess
@@ -46,7 +46,6 @@ NEAR: Final = 0.1
 """Settings that would be on the predicted front if they were faster by this share count as near."""
 RECORDED: Final = ("middle", "large")
 """Texts that are read, and that predictions can be made from."""
-_ALONE: Final = (Mode.LARGE, Mode.SMALL)
 _SPENT: Final = "spent"
 """Under which name the journal has the time of each stage, ns; its last line of that name counts."""
 
@@ -89,8 +88,9 @@ class Stages:
         self._readings: dict[str, tuple[Reading, ...]] = {}
         self._played: dict[str, tuple[Played, ...]] = {}
         self._same: dict[str, list[bool | None]] = defaultdict(list)
-        self._opening_ns = self._residual_ns = 0
         self._costs: Costs
+        self._times: dict[str, Any] = {}
+        """As `Study.costs` has them."""
 
     async def run(self) -> Study:
         """All stages.
@@ -99,12 +99,18 @@ class Stages:
             BildError: a worker failed, or nothing could be written.
         """
         sweep, journal = self._sweep, self._journal
-        with self._timing("record"), Bar("recorded run", len(sweep.items)) as bar:
+        done = timing.recorded(sweep.items, journal)
+        with (
+            self._timing("record"),
+            Bar("recorded run", len(sweep.items), done, unit="texts") as bar,
+        ):
             opening = running.opened(sweep.config, {}, self._inproc)
             models = await timing.record(opening, sweep.grid, sweep.items, journal, bar.at)
+        sweep = dataclasses.replace(sweep, grid=timing.settled(sweep.grid, journal))
+        self._sweep = sweep
         failed = self._take()
         self._costs = Costs(**journal["costs"])
-        alone_ns = mean([text.wall_ns for text in self._timed["large"]])
+        self._times = dict(journal["costs"])
         async with remembered(sweep.config, Memory()) as pair:
             with self._timing("read"):
                 await self._read(pair)
@@ -134,12 +140,11 @@ class Stages:
             task=sweep.task, split=sweep.split, metric=sweep.main, items=self._items,
             large=self._part("large"), small=self._part("small"), middle=self._part("middle"),
             readings=self._readings, recorded=sweep.recorded, failed=tuple(failed),
-            costs=dataclasses.asdict(self._costs)
-            | {"opening_ns": self._opening_ns, "residual_ns": self._residual_ns},
-            models=models, environment=self._environment, spent_ns=dict(self._spent),
+            costs=self._times, models=models, environment=self._environment,
+            spent_ns=dict(self._spent),
         )  # fmt: skip
         study = judged(study, finished, sweep.metrics)
-        return dataclasses.replace(study, difference=difference(study, sweep.grid, alone_ns))
+        return dataclasses.replace(study, difference=difference(study, sweep.grid))
 
     @contextmanager
     def _timing(self, stage: str) -> Iterator[None]:
@@ -170,7 +175,8 @@ class Stages:
     async def _read(self, pair: Pair) -> None:
         """Both models read the recorded texts."""
         found: dict[str, list[Reading]] = {kind: [] for kind in RECORDED}
-        with Bar("reading", len(self._items)) as bar:
+        done = sum(f"read {item.id}" in self._journal for item in self._items)
+        with Bar("reading", len(self._items), done, unit="texts") as bar:
             for number, item in enumerate(self._items):
                 if f"read {item.id}" not in self._journal:
                     texts = {kind: self._timed[kind][number].tokens for kind in RECORDED}
@@ -180,9 +186,10 @@ class Stages:
                     }
                     self._journal.put(f"read {item.id}", said)
                     pair.memory.forget()
+                    done += 1
+                    bar.at(done)
                 for kind in RECORDED:
                     found[kind].append(Reading.from_dict(self._journal[f"read {item.id}"][kind]))
-                bar.at(number + 1)
         self._readings = {kind: tuple(read) for kind, read in found.items()}
 
     async def _reading(self, pair: Pair, item: Item, tokens: Sequence[int]) -> Reading:
@@ -196,27 +203,26 @@ class Stages:
     def _predicted(self, settings: Sequence[Setting]) -> Generator[Point]:
         """The replay of the whole grid, a setting after the other."""
         marks = {kind: [Marks.of(r) for r in read] for kind, read in self._readings.items()}
-        own = replay(marks["middle"], self._sweep.grid.middle, self._costs)
-        gaps = [
-            text.wall_ns - played.wall_ns
-            for text, played in zip(self._timed["middle"], own, strict=True)
-        ]
-        # Encoding, prefill and the orchestrator: what the virtual clock leaves out. The median, since
-        # one text that another program held up says nothing about the others.
-        self._residual_ns = round(float(np.median(gaps)))
-        self._opening_ns = max(0, self._residual_ns)
-        with Bar("replay", len(settings)) as bar:
+        self._time_besides(replay(marks["middle"], self._sweep.grid.middle, self._costs))
+        with Bar("replay", len(settings), unit="settings") as bar:
             for number, setting in enumerate(settings, start=1):
                 texts = marks[self._sweep.recorded]
                 yield Point(setting=setting, played=self._timed_by(texts, setting.options))
                 bar.at(number)
 
+    def _time_besides(self, own: Sequence[Played]) -> None:
+        """Finds what a text takes beside its passes. `own`: the recorded setting, played over its own texts."""
+        texts, times = self._timed["middle"], self._times
+        times |= alone.paces(times, {role: self._timed[role.value] for role in Role})
+        times |= alone.recorded(times, texts, own)
+
     def _timed_by(self, texts: Sequence[Marks], options: Options) -> tuple[Played, ...]:
         """A replay with the time that every text takes besides."""
-        if options.mode in _ALONE:
-            return tuple(counted(text) for text in self._timed[options.mode.value])
+        if options.mode in ALONE:
+            role = ALONE[options.mode]
+            return alone.predicted(self._timed[role.value], role, self._times)
         found = replay(texts, options, self._costs)
-        return tuple(p._replace(wall_ns=p.wall_ns + self._opening_ns) for p in found)
+        return tuple(p._replace(wall_ns=p.wall_ns + self._times["opening_ns"]) for p in found)
 
     def _wanted(self, points: Sequence[Point]) -> list[Point]:
         """Which settings are written: all, or those that may be on the front."""
@@ -242,17 +248,20 @@ class Stages:
         timed = {
             rule(s.options)
             for s in settings
-            if not (self._sweep.measure or s.options.mode in _ALONE)
+            if not (self._sweep.measure or s.options.mode in ALONE)
         }
-        with Bar("writing", len(self._items)) as bar:
+        texts = len(self._items) * len(rules)
+        done = sum(_written(i, each) in self._journal for i in self._items for each in rules)
+        with Bar("writing", texts, done, unit="texts") as bar:
             for number, item in enumerate(self._items):
                 for each, options in rules.items():
                     name = _written(item, each)
                     if name not in self._journal:
                         said = await self._one(pair, item, number, options, read=each in timed)
                         self._journal.put(name, said)
+                        done += 1
+                        bar.at(done)
                 pair.memory.forget()
-                bar.at(number + 1)
         return {key: Texts(len(self._items), partial(self._texts, key)) for key in rules}
 
     def _texts(self, key: Rule) -> Iterator[TextRecord]:
@@ -282,8 +291,10 @@ class Stages:
 
     def _own(self, options: Options, texts: Mapping[Rule, Sequence[TextRecord]]) -> list[Played]:
         """Passes of a setting over the texts that it really wrote."""
+        if options.mode in ALONE:
+            return list(self._timed_by((), options))
         ran = [counted(text) for text in texts[rule(options)]]
-        if self._sweep.measure or options.mode in _ALONE:
+        if self._sweep.measure:
             return ran
         said = (self._journal[_written(item, rule(options))]["reading"] for item in self._items)
         played = self._timed_by([Marks.of(Reading.from_dict(one)) for one in said], options)
@@ -297,21 +308,23 @@ class Stages:
         large = Setting.of(timing.of_kind(self._sweep.grid, "large"))
         todo = list({setting.name: setting for setting in (large, *settings)}.values())
         options = [setting.options for setting in todo]
-        left = any(f"measured {item.id}" not in self._journal for item in self._items)
-        if left:
+        done = sum(f"measured {item.id}" in self._journal for item in self._items)
+        if done < len(self._items):
             opening = running.opened(self._sweep.config, {}, self._inproc)
-            with Bar("measuring", len(self._items)) as bar:
+            with Bar("measuring", len(self._items), done, unit="rounds") as bar:
                 async with opening as decoder:
                     # Otherwise each would begin as if it were its first text.
                     decoder.expect(len(todo))
                     await running.warm_up(decoder, self._items[:1], options)
+                    bar.at(done)
                     for number, item in enumerate(self._items, start=1):
                         if f"measured {item.id}" not in self._journal:
                             # Who comes first changes, so that what follows a pause favours nobody.
                             turn = number % len(todo)
                             ran = await self._all(decoder, item, todo[turn:] + todo[:turn])
                             self._journal.put(f"measured {item.id}", self._compared(ran, number))
-                        bar.at(number)
+                            done += 1
+                            bar.at(done)
         for item in self._items:
             for name, said in self._journal[f"measured {item.id}"].items():
                 # Earlier versions did not compare the texts.
@@ -371,4 +384,4 @@ def _written(item: Item, key: Rule) -> str:
 def _counts(options: Options) -> bool:
     """Whether the passes of a text depend on nothing but the text."""
     drafted = options.mode is Mode.BILD and options.schedule is Schedule.PAPER
-    return drafted or options.mode in _ALONE
+    return drafted or options.mode in ALONE

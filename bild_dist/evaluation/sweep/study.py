@@ -30,11 +30,12 @@ from bild_dist.evaluation.run.record import (
     parsed,
     plain,
 )
+from bild_dist.evaluation.sweep.alone import ALONE, PRICES, paces, predicted
 from bild_dist.evaluation.sweep.reading import Reading
 from bild_dist.evaluation.sweep.replay import Played
 from bild_dist.evaluation.sweep.texts import Texts, in_line
 from bild_dist.evaluation.tasks.base import Item
-from bild_dist.types import Mode
+from bild_dist.types import Mode, Role
 
 FORMAT: Final = 1
 _KIND: Final = "sweep"
@@ -127,8 +128,9 @@ class Point:
 class Study:
     """A sweep. `large`, `small` and `middle` are the measured texts that it rests on, in the order of
     `items`; `readings` by the name of the text that was read ("middle" and "large"), and `recorded`
-    says which of them the predictions were made from. `costs`: ns, fields of `simulator.Costs`, and
-    `opening_ns`, what a text takes beside its passes: `residual_ns`, or 0 where that is negative.
+    says which of them the predictions were made from. `costs`: ns, fields of `simulator.Costs`, what
+    `alone.paces` knows of each model, and of settings of both `opening_ns`, what a text takes beside its passes:
+    `residual_ns`, or 0 where that is negative; `middle_ns` and `middle_played_ns` as `alone.recorded` has them.
     `spent_ns`: time of each stage, over all starts of the command.
     """
 
@@ -150,9 +152,22 @@ class Study:
     spent_ns: Mapping[str, int] = field(default_factory=dict)
 
     @property
+    def large_walls_ns(self) -> tuple[int, ...]:
+        """Time of each text of the large model alone, got as that of the settings was: measured beside all of
+        those that were written, or else predicted from the same passes.
+        """
+        if measured(point for point in self.points if point.texts):
+            return tuple(text.wall_ns for text in self.large.texts)
+        return tuple(text.wall_ns for text in self.alone(Role.LARGE))
+
+    @property
     def large_ms(self) -> float:
         """Latency of the large model alone, mean over texts."""
-        return float(np.mean([text.wall_ns for text in self.large.texts])) * _MS
+        return float(np.mean(self.large_walls_ns)) * _MS
+
+    def alone(self, role: Role) -> tuple[Played, ...]:
+        """What is predicted of a model that writes alone."""
+        return predicted((self.large if role is Role.LARGE else self.small).texts, role, self.costs)
 
     def marks(self, metric: Metric, texts: Sequence[TextRecord]) -> Marks:
         """The marks of texts in the order of the items."""
@@ -209,13 +224,32 @@ class Study:
         for part in (study.large, study.small, study.middle):
             if [text.id for text in part.texts] != [item.id for item in study.items]:
                 raise ConfigError(f"{part.setting.name} has other texts than the items")
-        if study.items and not study.large_ms:
-            raise ConfigError("large took no time, which nothing can be compared with")
         if study.metric not in study.large.figures:
             raise ConfigError(f"large has no figure of {study.metric}")
         for point in study.points:
             study.check(point)
-        return study
+        study = dataclasses.replace(study, costs=study._paced())
+        measured_ns = sum(text.wall_ns for text in study.large.texts)
+        if study.items and not (measured_ns and study.large_ms):
+            raise ConfigError("large took no time, which nothing can be compared with")
+        return dataclasses.replace(study, points=tuple(map(study._priced, study.points)))
+
+    def _paced(self) -> Mapping[str, Any]:
+        """Its times. Older files lack what the others and the recorded texts say of each model."""
+        texts = {Role.SMALL: self.small.texts, Role.LARGE: self.large.texts}
+        there = "large_pass_ns" in Fields.of(self.costs, "costs").found
+        found = self.costs if there else {**self.costs, **paces(self.costs, texts)}
+        for name in (f"{role}{kind}_ns" for role in Role for kind in PRICES):
+            Fields.of(found, "costs").number(name)
+        return found
+
+    def _priced(self, point: Point) -> Point:
+        """Older files have measured times of a model that writes alone beside predicted ones of all others."""
+        role = ALONE.get(point.setting.options.mode)
+        if role is None or point.source == MEASURED:
+            return point
+        played = self.alone(role)
+        return dataclasses.replace(point, played=played, ran=played if point.ran else ())
 
     def write(self, path: Path) -> Self:
         """Whole or not at all. Returns it with the texts of its settings left in that file.
@@ -285,7 +319,7 @@ class Study:
                     break
                 point = Point.from_dict(parsed(line.rstrip().removesuffix(b",")))
                 study.check(point)
-                points.append(_left(point, path, place))
+                points.append(_left(study._priced(point), path, place))
         except (ValueError, BildError) as error:
             raise ConfigError(f"{path} is no whole sweep ({error}): make it again") from None
         return dataclasses.replace(study, points=tuple(points)) if lined else study
@@ -348,13 +382,3 @@ def totals(texts: Sequence[Played]) -> dict[str, Any]:
         "window_rate": sum(text.windows for text in texts) / tokens,
         "latency_ms": sum(text.wall_ns for text in texts) / max(len(texts), 1) * _MS,
     }
-
-
-def counted(text: TextRecord) -> Played:
-    """The passes and the time of a text that was written."""
-    trace = text.trace
-    return Played(
-        tokens=len(text.tokens), small_passes=trace["small_passes"],
-        large_passes=trace["large_passes"], fallbacks=trace["fallbacks"],
-        rollbacks=trace["rollbacks"], windows=trace["windows"], wall_ns=text.wall_ns,
-    )  # fmt: skip

@@ -129,7 +129,7 @@ class Evidence:
             own={f: study.marks(m, large) for f, m in metrics.items()},
             empty={f: study.marks(m, nothing) for f, m in metrics.items()},
             walls_ns=np.array([point.walls_ns for point in points], dtype=float),
-            large_ns=np.array([text.wall_ns for text in large], dtype=float),
+            large_ns=np.array(study.large_walls_ns, dtype=float),
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -170,6 +170,10 @@ class Evidence:
     def margins(self, floor: Floor) -> Array:
         """Of each setting, over all texts."""
         return _margins(floor, self.marks[floor], self.own[floor])
+
+    def mute(self, floor: Floor) -> bool:
+        """Whether a floor says nothing: a share of the large model's figure where that is 0."""
+        return floor.value > 0 and self.own[floor].value == 0
 
     def met(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Which settings lie at or above every floor on these texts."""

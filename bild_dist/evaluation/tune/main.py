@@ -23,11 +23,12 @@ from bild_dist.evaluation.run.files import write_whole
 from bild_dist.evaluation.run.held import held
 from bild_dist.evaluation.run.identity import first_difference, named
 from bild_dist.evaluation.run.record import Setting, stored
+from bild_dist.evaluation.sweep.alone import doubts
 from bild_dist.evaluation.sweep.identity import difference, identity, prompts
-from bild_dist.evaluation.sweep.main import swept
+from bild_dist.evaluation.sweep.main import swept, told
 from bild_dist.evaluation.sweep.options import Asked, asked, grid_options, planned
 from bild_dist.evaluation.sweep.running import Sweep
-from bild_dist.evaluation.sweep.study import MEASURED, Study
+from bild_dist.evaluation.sweep.study import MEASURED, Study, measured
 from bild_dist.evaluation.tasks.base import HALVES
 from bild_dist.evaluation.tune import settings
 from bild_dist.evaluation.tune.choice import Choice, Evidence, Floor, bounds, chosen
@@ -39,6 +40,12 @@ if TYPE_CHECKING:
     from bild_dist.orchestrator.cli import InProcess
 
 _DRAFTS: Final = ("alpha_fb", "alpha_rb", "window", "schedule")
+_MUTE: Final = (
+    "Look at what the large model writes and at the references: a wrong --prefix, --template or language, texts that "
+    "are cut too soon (--max-new-tokens) and references of another task all give 0. Or take a floor in points "
+    "(METRIC=-POINTS), another metric, or mode exact, whose text is the large model's own."
+)
+"""What to do where the large model has no figure to take a share of."""
 _SAME: Final = ("small", "large", "orchestrator", "wording")
 """Of the identity of a sweep, what the check must share with it."""
 
@@ -121,7 +128,7 @@ def main(argv: Sequence[str], inproc: InProcess) -> int:
         with held(plan.asked.out):
             return Tune(plan, inproc).run()
     except BildError as error:
-        print(f"bild tune: {error}", file=sys.stderr)  # noqa: T201
+        print(f"bild tune: {told(error)}", file=sys.stderr)  # noqa: T201
         return 2 if isinstance(error, ConfigError | InvalidRequest) else 1
     except KeyboardInterrupt:
         print("bild tune: interrupted; the same command goes on", file=sys.stderr)  # noqa: T201
@@ -145,6 +152,9 @@ class Tune:
         if found.passed == 0:
             return self._nothing(study, evidence, len(test.items))
         points = {point.setting.name: point for point in study.points}
+        if not measured(point for point in study.points if point.texts):
+            for line in doubts(study.costs):
+                self._say(line)
         timed = found.place is None or points[found.name].source == MEASURED
         self._say(f"Chosen of {len(evidence.names)} settings, {found.passed} of which pass: {found.name}, "
                   f"{found.speed:.2f} times the speed of large{'' if timed else ' (predicted)'}.")  # fmt: skip
@@ -253,7 +263,9 @@ class Tune:
         )
 
     def _swept(self, sweep: Sweep, part: str) -> Study:
-        path = self._plan.asked.out.with_suffix(f".{part}.json")
+        out = self._plan.asked.out
+        # Behind the whole name: of `t-0.2` the 2 is no suffix.
+        path = out.with_name(f"{out.name}.{part}.json")
         if path.exists():
             # An interrupted command goes on: what it had finished is not made again.
             try:
@@ -299,6 +311,9 @@ class Tune:
         lower = bounds(evidence, check=check, confidence=plan.confidence)
         for floor in plan.floors:
             self._say(nearest_to(floor, evidence, lower[floor]))
+        if any(map(evidence.mute, plan.floors)):
+            self._say(_MUTE)
+            return self._none()
         self._say("Mode exact writes the large model's own text, faster where drafting pays; mode large is that "
                   "model alone: bild generate --mode exact. Or give more texts (--count), higher --alpha-fb and "
                   "lower --alpha-rb, or a lower floor.")  # fmt: skip
@@ -334,11 +349,17 @@ class Tune:
         for floor in self._plan.floors:
             margin, own = float(evidence.margins(floor)[0]), evidence.own[floor].value
             value = evidence.marks[floor][0].value
-            met = met and margin >= 0
-            lines.append(
-                f"{floor.metric} on {study.split}, {len(study.items)} texts: {value:.3f}, large {own:.3f}; "
+            # A share of nothing confirms nothing, but for texts that are the large model's own.
+            mute = evidence.mute(floor) and not evidence.exact[0]
+            met = met and margin >= 0 and not mute
+            said = (
                 f"{'above' if margin >= 0 else 'BELOW'} the floor {floor} by {margin:+.4f} "
                 f"(bound from the choice: {found.lower[floor]:+.4f})."
+            )
+            if mute:
+                said = f"no share of that can be told, so the floor {floor} says nothing."
+            lines.append(
+                f"{floor.metric} on {study.split}, {len(study.items)} texts: {value:.3f}, large {own:.3f}; {said}"
             )
         ours = resamples.scores(mean(list(evidence.walls_ns[0]), ""))
         large = resamples.scores(mean(list(evidence.large_ns), ""))
@@ -356,6 +377,11 @@ class Tune:
 
 def nearest_to(floor: Floor, evidence: Evidence, lower: Array) -> str:
     """Of the setting that is nearest to being sure of a floor: where it seems to be, and why that is not enough."""
+    if evidence.mute(floor):
+        return (
+            f"{floor}: the {floor.metric} of the large model itself is 0 on these {len(evidence)} texts, and every "
+            "share of 0 is 0: nothing can lie above this floor or below it."
+        )
     margins = evidence.margins(floor)
     best = max(range(len(margins)), key=lambda place: (lower[place], margins[place]))
     unit = "of the large model's figure" if floor.value > 0 else "points"
