@@ -2,6 +2,7 @@
 
     python -m benchmarks.evaluation de-en [--count N] [--records FOLDER]
     python -m benchmarks.evaluation default --count 40
+    python -m benchmarks.evaluation contest     BiLD against speculative sampling, over all texts of de-en
     python -m benchmarks.evaluation synopsis    behind `make -C recipes/debian-t5 PAIR=synopsis align`
 
 Settings of one pair of workers write every text side by side, with the large model alone among them
@@ -61,13 +62,15 @@ def bild(*settings: str) -> tuple[str, ...]:
     return tuple(f"--alpha-fb {fb} --alpha-rb {rb}" for fb, rb in pairs)
 
 
-def exits(large: str, *layers: int, more: str = "") -> tuple[str, ...]:
+def exits(
+    large: str, *layers: int, thresholds: Sequence[str] = ("0.5", "0.8"), more: str = ""
+) -> tuple[str, ...]:
     """Early exit: the small model is so many of the large one's first layers. `more`: options of workers."""
     return tuple(
         f"--large {large} {more}--exit-layer {count} --alpha-fb {fb} --alpha-rb 2 "
         f"--name 'early exit {count}, {fb}'"
         for count in layers
-        for fb in ("0.5", "0.8")
+        for fb in thresholds
     )
 
 
@@ -91,6 +94,13 @@ PAIRS: Final = {
         *MEASURES,
         *ORACLE,
     ),
+    "contest": (
+        "debian-de-en",
+        *bild("0.3/2", "0.4/2", "0.5/2", "0.7/2"),
+        "--alpha-fb 0.4 --alpha-rb 2 --confidence margin --name 'margin 0.4/2'",
+        "--baseline exact",
+        *REJECTION[:4],
+    ),
     "synopsis": (
         "debian-synopsis",
         *bild("0.2/2", "0.3/2", "0.4/2", "0.5/2", "0.7/2", "0.2/4", "0.5/4"),
@@ -102,16 +112,17 @@ PAIRS: Final = {
         *bild("0.6/2", "0.4/2", "0.4/4"),
         *BASELINES,
         *calm("default", "1", "0.99", "0.985", "0.992"),
-        *exits("default", 10, 20),
+        *exits("default", 10, 20, thresholds=("0.5",)),
         *MEASURES[:3],
         *MEASURES[5:],
         *DRAWN[1:4],
         *ORACLE,
     ),
 }
-"""By pair: its task, and the settings."""
+"""By name: the task and the settings."""
 MODELS: Final = {
     "de-en": ["--pair", "de-en"],
+    "contest": ["--pair", "de-en"],
     "synopsis": ["--small", "small-aligned", "--large", "large", "--threads", "1"],
     "default": ["--pair", "default"],
 }
