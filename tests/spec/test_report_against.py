@@ -195,9 +195,18 @@ def test_mode_exact_stands_where_nothing_lossy_is_as_good() -> None:
         ["BiLD at its latency", "bild 0.4/4"],
     ]
     assert starting(table, "At equal quality") == (
-        "At equal quality BiLD wins by speed: no lossy setting here is as good, so mode exact stands for BiLD: "
-        "exact is 1.10 [1.10, 1.10] times as fast as rejection 4. Both wrote the same texts."
+        "At equal quality BiLD wins by speed: no lossy setting here is as good and faster, so mode exact stands for "
+        "BiLD: exact is 1.10 [1.10, 1.10] times as fast as rejection 4. Both wrote the same texts."
     )
+
+
+def test_a_lossy_setting_that_is_as_good_and_slower_does_not_stand_for_bild() -> None:
+    """Mode exact has the quality, too."""
+    table = told([run(LOSSY, 1.5, better=20), run(EXACT, 1.76), run(REJECTION, 1.6)])
+    assert table.rows[0][:2] == ["BiLD at its quality: exact", "exact"]
+    assert "wins by speed" in starting(table, "At equal quality")
+    faster = told([run(LOSSY, 1.9, better=20), run(EXACT, 1.76), run(REJECTION, 1.6)])
+    assert faster.rows[0][:2] == ["BiLD at its quality", "bild 0.4/4"]
 
 
 def test_what_no_setting_reaches_is_said_with_the_nearest() -> None:

@@ -14,14 +14,15 @@ import huggingface_hub.constants as hub_constants
 import pytest
 
 from bild_dist.evaluation.corpora import archive, named
+from bild_dist.evaluation.costs.shapes import shape_at
 from bild_dist.evaluation.report.files import Found
-from bild_dist.evaluation.report.models import items_of, models_of
+from bild_dist.evaluation.report.models import Models, items_of, models_of
 from bild_dist.evaluation.report.report import Section, sections
 from bild_dist.evaluation.report.swept import split_of
 from bild_dist.evaluation.run.record import Record
 from bild_dist.evaluation.tasks import registry
 from bild_dist.evaluation.tasks.base import HALVES
-from bild_dist.model import hub
+from bild_dist.model import hub, pairs
 from bild_dist.types import Role
 from tests.spec.test_report_against import ITEMS, LOSSY, REJECTION, run
 
@@ -154,3 +155,17 @@ def test_models_that_a_record_names_are_not_fetched(
         assert len(found.complaints) == len(Role)
         assert "nobody/has-this-model is not on this machine" in found.complaints[-1]
     assert networked == []
+
+
+def test_a_shipped_pair_names_both_models() -> None:
+    """Also the default one, whose models are no folders; its first layers are those of its large model."""
+
+    def found(command: str) -> Models:
+        return models_of(replace(run(LOSSY, 2.0), environment={"command": command}), {})
+
+    named, unnamed = found("bild eval --pair default"), found("bild eval")
+    assert named.complaints == unnamed.complaints
+    assert named.shapes == unnamed.shapes
+    large = str(pairs.part("de-en", Role.LARGE))
+    early = found("bild eval --pair de-en --exit-layer 4").shapes
+    assert early == {Role.SMALL: shape_at(large, 4), Role.LARGE: shape_at(large, 0)}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bild_dist.app import inproc
+from bild_dist.errors import ConfigError
 from bild_dist.evaluation.metrics.base import mean
 from bild_dist.evaluation.sweep import timing
 from bild_dist.evaluation.tune import main as command
@@ -114,3 +115,10 @@ def test_a_share_of_nothing_confirms_nothing(
     lines, met, _ = tune._verdict(found, study)
     assert met is confirmed
     assert ("says nothing" in lines[0]) is not confirmed
+
+
+@pytest.mark.parametrize("split", ["", "tset"])
+def test_a_split_to_check_on_is_looked_for_at_once(task: Path, split: str) -> None:
+    """Not behind the hours of the choice, and an empty word is no word left out."""
+    with pytest.raises(ConfigError, match=f"has no split '{split}'"):
+        planned_tune(words(task, "--floor", "agreement=0.5", "--test-split", split))

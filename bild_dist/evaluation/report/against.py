@@ -73,8 +73,8 @@ def tables(study: Study, items: Mapping[str, Item]) -> list[Table]:
     if found:
         note = (
             f"BiLD against the fastest of them, {rival.name}: the fastest setting of at least its quality, and "
-            "the best one that is at least as fast; where no lossy one is, mode exact. Here each has an interval "
-            "of its own: table 3b compares them."
+            "the best one that is at least as fast; where no lossy one is, or none of that quality is faster than "
+            "it, mode exact. Here each has an interval of its own: table 3b compares them."
         )
     elif study.placed(Kind.BILD, Kind.EARLY_EXIT):
         note = " ".join(_unsaid(study, comparison.unfair))
@@ -132,8 +132,10 @@ def _contenders(study: Study, comparison: Comparison) -> list[Contender]:
     found: list[tuple[Terms, Row, bool]] = []
     if (lossy or exact) and not comparison.unfair:
         # Of mode exact the texts are the large model's own, or of its law, as those of rejection are.
-        good = [point for point in lossy if study.worth(point[1]) >= floor] or exact
-        best = good[0] if good else max(lossy, key=lambda p: study.worth(p[1]))
+        good = [*(point for point in lossy if study.worth(point[1]) >= floor), *exact]
+        best = (
+            min(good, key=lambda p: p[0]) if good else max(lossy, key=lambda p: study.worth(p[1]))
+        )
         found.append((Terms.QUALITY, best[2], bool(good)))
         fast = [p for p in lossy if p[0] <= x] or [p for p in exact if p[0] <= x]
         first = min([*lossy, *exact], key=lambda p: p[0])
@@ -161,7 +163,7 @@ def _sentence(one: Contender, study: Study, rival: Row) -> str:
         "no lossy setting here is as {}, so mode exact stands for BiLD: " if one.lossless else ""
     )
     if one.terms is Terms.QUALITY and one.reached:
-        lead = f"At equal quality {by_speed}: {stands.format('good')}"
+        lead = f"At equal quality {by_speed}: {stands.format('good and faster')}"
         return f"{lead}{name} is {fast}. {_quality(one, study)}"
     if one.terms is Terms.QUALITY:
         return (

@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-from bild_dist.config import DEFAULT_LARGE, DEFAULT_SMALL
+from bild_dist.config import DEFAULT_LARGE, DEFAULT_PAIR, DEFAULT_SMALL
 from bild_dist.errors import ConfigError
 from bild_dist.evaluation.costs.shapes import Shape, shape_at
 from bild_dist.evaluation.run.record import Record
@@ -141,7 +141,8 @@ def _named(command: str) -> dict[str, str]:
         place = pairs.part(pair, whose) if pair else None
         if place is not None:
             found.setdefault(role.value, str(place))
-    if words and not pair and not _ELSEWHERE & {*words}:
+    # The default pair names its models by other words than folders.
+    if words and pair in ("", DEFAULT_PAIR) and not _ELSEWHERE & {*words}:
         found.setdefault("large", DEFAULT_LARGE)
         found.setdefault("small", found["large"] if "exit-layer" in found else DEFAULT_SMALL)
     return found

@@ -57,16 +57,20 @@ class Task:
         """`test` where there is one."""
         return "test" if "test" in self.splits else self.splits[0]
 
+    def check(self, split: str) -> None:
+        """Raises ConfigError where there is no such split; offers the nearest name."""
+        if split not in self.splits:
+            raise ConfigError(
+                f"task {self.name!r} has no split {split!r}{nearest(split, list(self.splits))}"
+            )
+
     def items(self, split: str, count: int | None = None) -> list[Item]:
         """The first `count` items of a split, in a fixed order.
 
         Raises:
             ConfigError: no such split, it cannot be loaded, it is empty, or two items have one id.
         """
-        if split not in self.splits:
-            raise ConfigError(
-                f"task {self.name!r} has no split {split!r}{nearest(split, list(self.splits))}"
-            )
+        self.check(split)
         found = self.read(split, count)
         if not found:
             raise ConfigError(f"split {split!r} of task {self.name!r} is empty: take another one")

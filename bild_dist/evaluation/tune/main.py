@@ -104,7 +104,11 @@ def planned_tune(argv: Sequence[str]) -> Plan:
         raise ConfigError(
             f"--test-count {words.test_count} must be at least 2: intervals need several texts"
         )
-    split = words.test_split or ("test" if "test" in found.task.splits else found.split)
+    split = words.test_split
+    if split is None:
+        split = "test" if "test" in found.task.splits else found.split
+    # Now, and not behind hours of the choice.
+    found.task.check(split)
     if split == found.split and {"validation", "test"} <= {*found.task.splits}:
         raise ConfigError(
             f"--split and --test-split are both {split!r}: a choice is checked on texts that it was not made on"
