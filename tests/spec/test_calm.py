@@ -192,7 +192,7 @@ def test_a_worker_that_leaves_early_checks_nothing(tmp_path: Path) -> None:
     model = load(WorkerConfig(model=str(folder), threads=1, calm=0.9))
     model.allocate(1)
     model.open(0, (), rules_for(model, 2, 4))
-    with pytest.raises(InvalidRequest, match="--calm writes alone"):
+    with pytest.raises(InvalidRequest, match="a worker with calm writes alone"):
         model.forward(Pass(0, 0, [3, 4, 5], rows=2, judge=(5,)))
     shallow = write_model(tmp_path / "two", "llama", layers=2)
     with pytest.raises(ConfigError, match="takes 3 or more"):
@@ -216,7 +216,7 @@ async def test_it_runs_behind_the_engine(tmp_path: Path) -> None:
             await stack.enter_async_context(worker)
             addresses[role] = worker.address
         decoder = await stack.enter_async_context(Decoder(addresses))
-        with pytest.raises(InvalidRequest, match="--calm writes alone"):
+        with pytest.raises(InvalidRequest, match="a worker with calm writes alone"):
             await decoder.generate(PROMPT, mode="bild", alpha_fb=0.0, max_new_tokens=NEW)
         text = await decoder.generate(PROMPT, mode="large", max_new_tokens=NEW, logprobs=1)
         ends = list(decoder.workers[Role.LARGE].info.rules.end_ids)
