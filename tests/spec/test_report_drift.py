@@ -47,6 +47,16 @@ def test_nobody_wins_by_speed_where_the_machine_was_another_one() -> None:
     assert "over 15% longer" not in steady.note
 
 
+def test_a_section_says_that_its_runs_are_of_different_hours() -> None:
+    """For whoever reads speeds of two runs beside each other in any table."""
+    ours, theirs = run(LOSSY, 2.0), run(REJECTION, 1.6)
+    (steady,) = sections(Found([ours, theirs]), {})
+    (part,) = sections(Found([slower(ours, 1.4), theirs]), {})
+    said = "The large model alone took 127 to 178 ms a text in these runs."
+    assert any(note.startswith(said) for note in part.notes)
+    assert not any("The large model alone took" in note for note in steady.notes)
+
+
 def test_runs_that_were_asked_for_otherwise_are_no_noise() -> None:
     """With other threads the large model alone takes another time on the quietest machine."""
 

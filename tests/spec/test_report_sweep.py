@@ -101,7 +101,9 @@ def test_how_far_predictions_are_off_is_said_for_both_recorded_texts(
 def test_predicted_latencies_are_called_so(part: Section, study: Study) -> None:
     """And the command that measures them is named; where all were measured nobody says predicted."""
     assert any("predicted" in note for note in part.notes)
-    assert part.lacks[0].command.endswith("--measure")
+    # With a file of its own: the finished one is not written over.
+    assert part.lacks[0].command.endswith(" --measure --out FILE.json")
+    assert part.lacks[0].command.count("--out") == 1
     timed = tuple(replace(point, source="measured") for point in study.points)
     (other,) = sections(Found(sweeps=[replace(study, points=timed)]), {})
     assert not any("predicted" in note for note in other.notes)

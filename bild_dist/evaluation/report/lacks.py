@@ -14,6 +14,7 @@ from bild_dist.evaluation.report.charts import Chart
 from bild_dist.evaluation.report.groups import ASKED, DRAWN, asked
 from bild_dist.evaluation.report.runs import Kind, Study
 from bild_dist.evaluation.report.texts import Shown
+from bild_dist.evaluation.sweep.study import Study as Sweep
 from bild_dist.types import Options
 
 _OWN: Final = frozenset((
@@ -117,7 +118,7 @@ def _base(study: Study, *, drawn: bool = True) -> list[str]:
     does.
     """
     first = _first(study)
-    words = _without(_words(str(first.get("command", ""))), _OWN, _BARE)
+    words = _without(_words(str(first.get("command", "")), "eval"), _OWN, _BARE)
     if not words:
         words = ["bild", "eval", "--task", study.task, "--split", study.split]
         words += ["--small", "S", "--large", "L"]
@@ -142,13 +143,20 @@ def _first(study: Study) -> Mapping[str, object]:
     return next(iter([*pairs, *rest, *study.rows])).record.environment
 
 
-def _words(command: str) -> list[str]:
-    """Of a command line of `bild eval`; empty of anything else."""
+def _words(command: str, *commands: str) -> list[str]:
+    """Of a command line of one of these commands; empty of anything else."""
     try:
         words = shlex.split(command)
     except ValueError:
         return []
-    return words if words[:2] == ["bild", "eval"] else []
+    return words if words[:1] == ["bild"] and words[1:2] and words[1] in commands else []
+
+
+def again(sweep: Sweep, *more: str) -> str:
+    """The command of a sweep with further options. What is there already stays: it gets a file of its own."""
+    words = _words(str(sweep.environment.get("command", "")), "sweep", "tune")
+    kept = _said(_without(words, frozenset(("--out", "--plot")))) if words else "bild sweep ..."
+    return " ".join([kept, *more, "--out", "FILE.toml" if "tune" in words[1:2] else "FILE.json"])
 
 
 def _without(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import count
+from statistics import mean
 from typing import Any, Final
 
 from bild_dist.evaluation.align.progress import Bar
@@ -16,8 +17,9 @@ from bild_dist.evaluation.report import calm, swept
 from bild_dist.evaluation.report.cells import Table
 from bild_dist.evaluation.report.charts import Chart, charts, grid_charts
 from bild_dist.evaluation.report.files import Found
-from bild_dist.evaluation.report.lacks import Lack, lacks
+from bild_dist.evaluation.report.lacks import Lack, again, lacks
 from bild_dist.evaluation.report.models import Items, Models, items_of, models_of
+from bild_dist.evaluation.report.paired import far_apart
 from bild_dist.evaluation.report.runs import Key, Kind, Study, studies
 from bild_dist.evaluation.report.tables import tables
 from bild_dist.evaluation.report.texts import Shown, shown
@@ -97,8 +99,7 @@ def of_sweep(sweep: Sweep, given: Mapping[Role, str], texts: int) -> Section:
             "took, and what a text takes besides."
         )
         notes += doubts(sweep.costs)
-        how = str(sweep.environment.get("command", "bild sweep ..."))
-        missing.append(Lack("Measured latencies", f"{how} --measure"))
+        missing.append(Lack("Measured latencies", again(sweep, "--measure")))
     split = swept.split_of(sweep)
     evaluated = f"bild eval --task {shlex.quote(sweep.task)}"
     evaluated += f" --split {shlex.quote(split)}" if split else ""
@@ -138,7 +139,7 @@ def section(
     listed = tables(study, models.shapes, items)
     told = shown(study, models, texts)
     notes = [*models.complaints, *_unread(study, models, texts_of.why), *_failed(study)]
-    notes += [*_places(study), *calm.notes(study)]
+    notes += [*_places(study), *_drift(study), *calm.notes(study)]
     if any(chart.number == 8 for chart in drawn):
         notes.append(
             "Figure 8: the number of passes is exact; how many tokens they fed and where is worked out from "
@@ -242,6 +243,18 @@ def _places(study: Study) -> list[str]:
     return [
         f"The runs differ in {', '.join(found)}. Each speed is over the large model alone in its own run, which may "
         "not level that out: measure on one machine what you compare."
+    ]
+
+
+def _drift(study: Study) -> list[str]:
+    """Where the machine was another one from run to run, for all speeds of the section."""
+    beside = [row.record.large.texts for row in study.rows if row.record.large is not None]
+    times = [mean(text.wall_ns for text in texts) / 1e6 for texts in beside if texts]
+    if not (times and far_apart((min(times), max(times)))):
+        return []
+    return [
+        f"The large model alone took {min(times):.0f} to {max(times):.0f} ms a text in these runs. Each speed is over "
+        "that of its own run, so small differences between two runs may be the machine's."
     ]
 
 

@@ -60,7 +60,8 @@ def study_of(sweep: sweeps.Study, texts: int) -> Study:
                 environment=base.environment,
             )  # fmt: skip
             rows.append(Row(record, part, _kind(point.setting.options.mode, small), small))
-    count = f"{len(sweep.points)} settings swept over {len(sweep.items)} texts"
+    settings = "1 setting" if len(sweep.points) == 1 else f"{len(sweep.points)} settings"
+    count = f"{settings} swept over {len(sweep.items)} texts"
     across = _ACROSS if measured(sweep) else f"{_ACROSS} (predicted)"
     large = model_of(base, Role.LARGE)
     return Study(sweep.task, sweep.split, large, "", sweep.metric, tuple(rows), count, across)

@@ -79,6 +79,14 @@ class Floor:
             )
         return cls(name, value)
 
+    def told(self, amount: float) -> str:
+        """A margin in words."""
+        return (
+            f"{100 * amount:.3g} % of the large model's figure"
+            if self.value > 0
+            else f"{amount:.3g} points"
+        )
+
     def margin(self, scores: Array, own: Array) -> Array:
         """By how much figures lie above the floor. `own`: the large model's on the same texts."""
         if self.value > 0:

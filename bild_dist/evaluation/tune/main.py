@@ -357,8 +357,8 @@ class Tune:
             mute = evidence.mute(floor) and not evidence.exact[0]
             met = met and margin >= 0 and not mute
             said = (
-                f"{'above' if margin >= 0 else 'BELOW'} the floor {floor} by {margin:+.4f} "
-                f"(bound from the choice: {found.lower[floor]:+.4f})."
+                f"{'above' if margin >= 0 else 'BELOW'} the floor {floor} by {floor.told(abs(margin))} "
+                f"(the choice was sure of {floor.told(found.lower[floor])} above it)."
             )
             if mute:
                 said = f"no share of that can be told, so the floor {floor} says nothing."
@@ -388,12 +388,11 @@ def nearest_to(floor: Floor, evidence: Evidence, lower: Array) -> str:
         )
     margins = evidence.margins(floor)
     best = max(range(len(margins)), key=lambda place: (lower[place], margins[place]))
-    unit = "of the large model's figure" if floor.value > 0 else "points"
-    said = f"Nearest to {floor}: {evidence.names[best]}, which seems to lie {abs(margins[best]):.4g} {unit} "
+    said = f"Nearest to {floor}: {evidence.names[best]}, which seems to lie {floor.told(abs(margins[best]))} "
     if margins[best] < 0:
         return f"{said}below it on these {len(evidence)} texts."
     bound = (
-        f"the lower bound is {lower[best]:+.4g}"
+        f"it may lie {floor.told(-lower[best])} below it"
         if np.isfinite(lower[best])
         else "it never moves, so there is no lower bound"
     )
