@@ -22,14 +22,13 @@ from bild_dist.evaluation.report.groups import ASKED, DRAWN
 from bild_dist.evaluation.run import identity
 from bild_dist.evaluation.run.figures import Judge, Written
 from bild_dist.evaluation.run.held import held
-from bild_dist.evaluation.run.options import Plan, planned, taught_prefixes
+from bild_dist.evaluation.run.options import Plan, around, named, planned
 from bild_dist.evaluation.run.partial import Partial
 from bild_dist.evaluation.run.record import Failure, Part, Record, Setting, TextRecord
 from bild_dist.evaluation.run.running import Outcome, Step, warm_up, worded, write
-from bild_dist.evaluation.tasks.base import Item, wording
+from bild_dist.evaluation.tasks.base import Item
 from bild_dist.orchestrator.decoder import Decoder
 from bild_dist.orchestrator.opening import launched
-from bild_dist.orchestrator.pairing import schedule_for
 from bild_dist.policy.baselines import alone
 from bild_dist.types import Options, Role, Schedule
 
@@ -56,15 +55,21 @@ async def side_by_side(commands: Sequence[Sequence[str]]) -> None:
     place = first.out.parent / "side-by-side"
     with held(place):
         async with launched(first.config) as decoder:
-            settings = [_setting(plan, decoder) for plan in plans]
+            settings = [named(plan, decoder.settled(plan.config.generate)) for plan in plans]
             asked = [setting.options for setting in settings]
             todo = list(dict.fromkeys([*map(_large, asked), *asked]))
             told = [shlex.join(["bild", "eval", *command]) for command in commands]
             with Partial(place, {"commands": told, **identity.surroundings()}) as partial:
-                said = await _written(decoder, _worded(first, items, decoder), todo, partial)
+                prompts = worded(items, around(first, decoder.workers[Role.LARGE].info))
+                said = await _written(decoder, prompts, todo, partial)
+                about = {
+                    **usage.environment("python -m benchmarks.evaluation"),
+                    "items": identity.asked(prompts),
+                    "references": identity.references(items),
+                }
                 for plan, setting, command in zip(plans, settings, told, strict=True):
-                    about = usage.environment(command)
-                    _record(plan, setting, items, said, decoder, about).write(plan.out)
+                    own = {**about, "command": command}
+                    _record(plan, setting, items, said, decoder, own).write(plan.out)
             partial.remove()
 
 
@@ -74,27 +79,10 @@ def _kept(plan: Plan) -> tuple[Any, ...]:
     return (plan.task.name, plan.split, plan.count, plan.prefix, plan.template, *workers)
 
 
-def _setting(plan: Plan, decoder: Decoder) -> Setting:
-    asked = plan.config.generate
-    if asked.schedule is None:
-        small, large = (decoder.workers[role].info for role in (Role.SMALL, Role.LARGE))
-        asked = replace(asked, schedule=schedule_for(small, large, asked))
-    return Setting(plan.name, asked) if plan.name else Setting.of(asked)
-
-
 def _large(options: Options) -> Options:
     """The large model alone: one for all settings that differ in what it never looks at."""
     kept = {name: getattr(options, name) for name in ASKED + DRAWN}
     return alone(replace(Options(schedule=Schedule.PAPER), **kept))
-
-
-def _worded(plan: Plan, items: Sequence[Item], decoder: Decoder) -> list[Item]:
-    decoder_only = decoder.workers[Role.LARGE].info.kind == "decoder"
-    around = wording(
-        plan.task, decoder_only=decoder_only, prefix=plan.prefix, template=plan.template,
-        prefixed=not decoder_only and plan.prefix is None and taught_prefixes(plan.config.large.model),
-    )  # fmt: skip
-    return worded(items, around)
 
 
 async def _written(
@@ -144,7 +132,6 @@ def _record(
     environment = {
         **about, "threads_small": infos[Role.SMALL].threads, "threads_large": infos[Role.LARGE].threads,
         "dtype": infos[Role.LARGE].dtype, "transport": plan.config.orchestrator.transport, "rounds": 1,
-        "items": identity.asked(_worded(plan, items, decoder)), "references": identity.references(items),
     }  # fmt: skip
     return Record(
         task=plan.task.name, split=plan.split, part=parts["part"], large=parts["large"],

@@ -382,8 +382,9 @@ def settled(given: Mapping[str, Any]) -> tuple[Config, dict[Role, str]]:
     # What runs already, or is named here, is not the default pair.
     otherwise = None if addresses or models else DEFAULT_PAIR
     config = configured(given.get("config"), pair, otherwise)
-    named = Role.SMALL in given or _names(given.get("config"), Role.SMALL)
-    if "exit_layer" in given and not named and PAIRS in Path(config.small.model).parents:
+    early = "exit_layer" in given and Role.SMALL not in given
+    named = early and _names(given.get("config"), Role.SMALL)
+    if early and not named and PAIRS in Path(config.small.model).parents:
         # A shipped pair names both models, so its small one is asked for no more than where there is none.
         given[Role.SMALL] = given.get(Role.LARGE, config.large.model)
     workers: dict[str, dict[str, Any]] = {}

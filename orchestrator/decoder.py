@@ -167,6 +167,13 @@ class Decoder:
         """What a request gets that does not choose for itself."""
         return self._options
 
+    def settled(self, options: Options) -> Options:
+        """With the schedule that this pair takes by itself, where none is asked for."""
+        if options.schedule is not None:
+            return options
+        small, large = self.workers[Role.SMALL].info, self.workers[Role.LARGE].info
+        return options.merged({"schedule": schedule_for(small, large, options)})
+
     def stream(self, prompt: Prompt, *, record: Record | None = None, **options: Any) -> Generation:
         """Starts a text; its tokens come as TokenEvents once they can no longer change.
 
@@ -176,10 +183,7 @@ class Decoder:
             InvalidRequest: a bad option or prompt.
             DeadlineExceeded, WorkerUnavailable, WorkerFault, Overloaded: see `errors.py`.
         """
-        merged = self._options.merged(options)
-        if merged.schedule is None:
-            small, large = self.workers[Role.SMALL].info, self.workers[Role.LARGE].info
-            merged = merged.merged({"schedule": schedule_for(small, large, merged)})
+        merged = self.settled(self._options.merged(options))
         generation = Generation()
         started_ns = now_ns()
         work = self._write(

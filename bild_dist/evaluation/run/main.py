@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
@@ -29,14 +29,13 @@ from bild_dist.evaluation.metrics import reading, registry
 from bild_dist.evaluation.run import finished, identity, sheet
 from bild_dist.evaluation.run.figures import Judge, Written, merged, repeats
 from bild_dist.evaluation.run.held import held
-from bild_dist.evaluation.run.options import Plan, planned, taught_prefixes
+from bild_dist.evaluation.run.options import Plan, around, named, planned
 from bild_dist.evaluation.run.partial import Partial
 from bild_dist.evaluation.run.record import Failure, Part, Record, Setting, TextRecord
 from bild_dist.evaluation.run.running import Outcome, opened, steps, warm_up, worded, write
-from bild_dist.evaluation.tasks.base import Item, Wording, wording
+from bild_dist.evaluation.tasks.base import Item
 from bild_dist.messages import Info
 from bild_dist.orchestrator.decoder import Decoder
-from bild_dist.orchestrator.pairing import schedule_for
 from bild_dist.orchestrator.prompt import prepare
 from bild_dist.policy.baselines import alone
 from bild_dist.types import Mode, Role
@@ -200,8 +199,8 @@ class Eval:
         """
         plan = self._plan
         self._infos = {role: client.info for role, client in decoder.workers.items()}
-        settings = self._settings()
-        items = worded(self._items, self._wording())
+        settings = self._settings(decoder)
+        items = worded(self._items, around(plan, self._infos[Role.LARGE]))
         self._models = {role: self._model(role) for role in Role}
         self._asked = identity.asked(items)
         if self._before is not None:
@@ -235,31 +234,13 @@ class Eval:
             }
         return Measured(settings, rounds), partial
 
-    def _settings(self) -> dict[str, Setting]:
+    def _settings(self, decoder: Decoder) -> dict[str, Setting]:
         """What is asked for, and the large model alone: with the same lengths, stop texts and draws."""
-        asked = self._plan.config.generate
-        if asked.schedule is None:
-            small, large = self._infos[Role.SMALL], self._infos[Role.LARGE]
-            asked = replace(asked, schedule=schedule_for(small, large, asked))
-        setting = Setting.of(asked)
-        if self._plan.name:
-            setting = Setting(self._plan.name, asked)
+        asked = decoder.settled(self._plan.config.generate)
+        setting = named(self._plan, asked)
         if asked.mode is Mode.LARGE:
             return {_LARGE: setting}
         return {_SETTING: setting, _LARGE: Setting.of(alone(asked))}
-
-    def _wording(self) -> Wording:
-        plan = self._plan
-        decoder_only = self._infos[Role.LARGE].kind == "decoder"
-        # Of a worker that runs already, only its owner knows where its files are.
-        looked = not decoder_only and plan.prefix is None and not plan.addresses
-        return wording(
-            plan.task,
-            decoder_only=decoder_only,
-            prefixed=looked and taught_prefixes(plan.config.large.model),
-            prefix=plan.prefix,
-            template=plan.template,
-        )
 
     def _identity(self, settings: Mapping[str, Setting]) -> dict[str, Any]:
         """What makes two runs the same: models, texts, settings, and what decides their speed."""

@@ -19,7 +19,8 @@ from bild_dist.evaluation.oracle import replacing
 from bild_dist.evaluation.run.files import made_room
 from bild_dist.evaluation.run.record import Setting
 from bild_dist.evaluation.tasks import registry as tasks
-from bild_dist.evaluation.tasks.base import Task
+from bild_dist.evaluation.tasks.base import Task, Wording, wording
+from bild_dist.messages import Info
 from bild_dist.model import hub
 from bild_dist.orchestrator.cli import Parser, pair_options
 from bild_dist.policy.baselines import BASELINES, baseline
@@ -216,6 +217,25 @@ def defaults(task: Task, given: Options, said: Mapping[str, Any]) -> dict[str, A
         for name, value in task.options.items()
         if getattr(given, name) == getattr(usual, name) and said.get(name) is None
     }
+
+
+def named(plan: Plan, options: Options) -> Setting:
+    """A plan's setting, as it is called in tables. `options`: with a settled schedule."""
+    return Setting(plan.name, options) if plan.name else Setting.of(options)
+
+
+def around(plan: Plan, large: Info) -> Wording:
+    """What a plan puts around every text, for that large model."""
+    decoder_only = large.kind == "decoder"
+    # Of a worker that runs already, only its owner knows where its files are.
+    looked = not decoder_only and plan.prefix is None and not plan.addresses
+    return wording(
+        plan.task,
+        decoder_only=decoder_only,
+        prefixed=looked and taught_prefixes(plan.config.large.model),
+        prefix=plan.prefix,
+        template=plan.template,
+    )
 
 
 def taught_prefixes(model: str) -> bool:
